@@ -1,0 +1,4 @@
+"""Lung masks: 1 right, 2 left."""
+
+from LabelFreeCovidSegLib.lungs.base import LungMask as LungMask
+from LabelFreeCovidSegLib.lungs.base import find_lungs as find_lungs

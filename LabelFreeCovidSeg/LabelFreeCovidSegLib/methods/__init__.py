@@ -1,0 +1,1 @@
+"""The published systems, one file each, behind one interface (`methods.base`)."""

@@ -1,0 +1,81 @@
+"""What every method is to the rest of the program: a card that describes it, and `predict`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
+
+if TYPE_CHECKING:
+    from LabelFreeCovidSegLib.lungs import LungMask
+    from LabelFreeCovidSegLib.progress import Progress
+    from LabelFreeCovidSegLib.scan import Scan
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute: a torch device name and the precision of the network's arithmetic."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user should know of a method before choosing it."""
+
+    name: str
+    title: str
+    summary: str
+    citation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method found, on the scan's LPS grid.
+
+    Attributes:
+        lesion: (k, j, i) uint8, 1 where there is lesion.
+        score: (k, j, i) float32 anomaly map, 0 outside the lungs; larger is more abnormal.
+        healthy_hu: (k, j, i) float32, the scan as it would be without disease, for methods that reconstruct it.
+    """
+
+    lesion: np.ndarray
+    score: np.ndarray
+    healthy_hu: np.ndarray | None = None
+
+
+class Method(Protocol):
+    """A trained method, ready to predict."""
+
+    card: Card
+    weights: str
+    """Which weights it runs on: name, version and the first digits of their SHA-256."""
+
+    def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
+        """Outline the lesions of one scan. Raises `CancelledError` when `progress` does."""
+        ...
+
+
+REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
+"""Name on the command line and in the panel -> module with `CARD` and `load() -> Method`."""
+
+
+def card(name: str) -> Card:
+    """The card of a method. Raises `LabelFreeCovidSegError` for a name that is not in the registry."""
+    return _module(name).CARD
+
+
+def load(name: str) -> Method:
+    """The method with the weights that ship. Raises `WeightsError` when those are missing or damaged."""
+    return _module(name).load()
+
+
+def _module(name: str):
+    if name not in REGISTRY:
+        raise LabelFreeCovidSegError(f"There is no method '{name}'. Choose one of: {', '.join(REGISTRY)}.")
+    return importlib.import_module(REGISTRY[name])

@@ -1,0 +1,198 @@
+"""NormNet: lesions are what is bright in the lung and not recognised as healthy.
+
+Yao, Xiao, Liu, Zhou: Label-Free Segmentation of COVID-19 Lesions in Lung CT. IEEE Transactions on Medical Imaging 40
+(2021) 2808-2819; arXiv 2009.06456. Letters (a) to (g) are those of the paper's figure 4.
+
+The paper gives its sizes in voxels of a 0.8 x 0.8 x 1.0 mm grid; they stand here in millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from LabelFreeCovidSegLib import inference, weights
+from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.methods.base import Card, Compute, Prediction
+from LabelFreeCovidSegLib.networks.res_unet import PAPER_CHANNELS, ResUNet
+from LabelFreeCovidSegLib.postprocess import Lengths, box_mean, dilate
+from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM, V2, LesionModel
+
+CARD = Card(
+    name="normnet",
+    title="NormNet",
+    summary="A network that learned, from healthy lungs with synthetic lesions, which bright tissue is healthy. "
+    "Whatever else is bright is lesion, and is grown into its darker rim.",
+    citation="Yao Q, Xiao L, Liu P, Zhou SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. "
+    "IEEE Trans Med Imaging 2021;40(10):2808-2819. doi:10.1109/TMI.2021.3066161",
+)
+
+WINDOW_HU = (-800.0, 100.0)
+BRIGHT_HU = -500.0
+"""T: from here on lung tissue is bright (section III-B; table IV tries other values)."""
+TAU = (BRIGHT_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0])
+"""T in windowed intensity: 1/3."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A grid, a network and how it is trained.
+
+    Attributes:
+        spacing_mm: working grid along (k, j, i).
+        crop: extent in voxels (k, j, i) of a training crop and of an inference tile.
+        channels: widths of the residual U-Net.
+        models: how many networks vote.
+    """
+
+    name: str
+    spacing_mm: Lengths
+    crop: tuple[int, int, int]
+    channels: tuple[int, ...]
+    batch: int
+    iterations: int
+    models: int
+    learning_rate: float = 3e-4
+    lesions: LesionModel = FINAL
+    augment: bool = False
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("paper", UNIT_MM, (32, 512, 512), PAPER_CHANNELS, batch=8, iterations=2000, models=5),
+        Preset("paper-v2", UNIT_MM, (32, 512, 512), PAPER_CHANNELS, batch=8, iterations=3500, models=5, lesions=V2),
+        # Ships: a quarter of the parameters, crops that a CPU can train on, and augmentation because a handful of
+        # scans must stand for the paper's 453.
+        Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), batch=4, iterations=2000, models=1,
+               augment=True),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Post-processing (section III-D), tuned by the authors on three scans and fixed since.
+
+    Attributes:
+        seed_width_mm: k_d = 9 voxels. seed_share: t_d, share of bright unrecognised voxels that makes a seed.
+        rim_width_mm: k_f = 7 voxels. rim_intensity: t_f, mean intensity that makes a rim.
+        reach_mm: how far seeds grow into the rim; not printed, 5 voxels regain the share of sensitivity that
+            their tables show (70 to 80 % of what the rim alone would).
+    """
+
+    seed_width_mm: Lengths = (9.0, 7.2, 7.2)
+    seed_share: float = 0.2
+    rim_width_mm: Lengths = (7.0, 5.6, 5.6)
+    rim_intensity: float = 0.15
+    reach_mm: Lengths = (5.0, 4.0, 4.0)
+
+
+HEALTHY_PROBABILITY = 0.95
+"""A voxel counts as recognised only if a network is surer than this."""
+
+
+def window(hu: np.ndarray) -> np.ndarray:
+    """HU -> [0, 1] over [-800, 100] HU."""
+    low, high = WINDOW_HU
+    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
+def recognised(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """(c): voxels that the majority of the networks recognise as healthy (p > 0.95); (k, j, i) bool."""
+    votes = sum((p > HEALTHY_PROBABILITY).astype(np.uint8) for p in probabilities)
+    return 2 * votes > len(probabilities)
+
+
+def outline(
+    intensity: np.ndarray, healthy: np.ndarray, lung: np.ndarray, spacing_mm: Lengths, growing: Growing = Growing()
+) -> np.ndarray:
+    """From recognised healthy voxels to a lesion mask: I = dilate(I_e) I_g (equation 10).
+
+    Args:
+        intensity: (a), (k, j, i) float32 windowed intensity, H.
+        healthy: (c), (k, j, i) bool.
+        lung: (k, j, i) bool, M.
+
+    Returns:
+        (k, j, i) bool.
+    """
+    unrecognised = (intensity >= TAU) & lung & ~healthy  # (d) = (b) without (c)
+    seeds = box_mean(unrecognised, growing.seed_width_mm, spacing_mm) > growing.seed_share  # (e)
+    remainder = intensity * (lung & ~healthy)  # (f), grey-level
+    rim = box_mean(remainder, growing.rim_width_mm, spacing_mm) > growing.rim_intensity  # (g)
+    return dilate(seeds & lung, growing.reach_mm, spacing_mm) & rim & lung
+
+
+class NormNet:
+    """Trained NormNets that vote.
+
+    Args:
+        networks: in evaluation mode.
+        preset: what they were trained with.
+        weights: how the report names them.
+    """
+
+    card = CARD
+
+    def __init__(self, networks: Sequence[nn.Module], preset: Preset, weights: str) -> None:
+        self.networks = tuple(networks)
+        self.preset = preset
+        self.weights = weights
+
+    def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
+        """Outline the lesions. The score is the soft form of (d), averaged as for (e): 0 healthy to 1."""
+        spacing = self.preset.spacing_mm
+        box = bounding_box(lungs.labels > 0, margin=(1, 1, 1))
+        source = scan.grid.covering(box, scan.grid.spacing_mm)
+        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing)
+        progress(0.0, "Resampling")
+        lung = resample((lungs.labels[box] > 0).astype(np.uint8), source, grid, nearest=True) > 0
+        intensity = window(resample(scan.hu[box], source, grid, outside=-1024.0)) * lung
+        probabilities = [
+            inference.predict_tiles(
+                network, intensity, lung, self.preset.crop, compute,
+                part(progress, 0.05 + 0.8 * n / len(self.networks), 0.05 + 0.8 * (n + 1) / len(self.networks)),
+            )
+            for n, network in enumerate(self.networks)
+        ]  # fmt: skip
+        progress(0.85, "Outlining lesions")
+        lesion = outline(intensity, recognised(probabilities), lung, spacing)
+        doubt = (intensity >= TAU) * lung * (1.0 - np.mean(probabilities, axis=0))
+        score = box_mean(doubt, Growing().seed_width_mm, spacing)
+        progress(0.95, "Back to the scan's grid")
+        return Prediction(
+            (_paste(lesion, grid, source, box, scan.grid, lungs.labels) >= 0.5).astype(np.uint8),
+            _paste(score, grid, source, box, scan.grid, lungs.labels),
+        )
+
+
+def _paste(
+    array: np.ndarray, grid: Grid, source: Grid, box: tuple[slice, ...], whole: Grid, lungs: np.ndarray
+) -> np.ndarray:
+    """`array` on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""
+    result = np.zeros(whole.shape, dtype=np.float32)
+    result[box] = resample(array.astype(np.float32), grid, source) * (lungs[box] > 0)
+    return result
+
+
+def build(preset: Preset) -> ResUNet:
+    """An untrained network of a preset: class 0 the rest, class 1 bright healthy tissue."""
+    return ResUNet(preset.channels)
+
+
+def load() -> NormNet:
+    """NormNet with the weights that ship.
+
+    Raises:
+        WeightsError: they are missing, damaged, or do not fit this network.
+    """
+    entry, states = weights.load(CARD.name)
+    preset = PRESETS[entry.recipe["preset"]]
+    networks = [weights.fill(build(preset), state, entry).eval() for state in states]
+    return NormNet(networks, preset, entry.label)

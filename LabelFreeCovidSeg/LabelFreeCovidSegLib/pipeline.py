@@ -1,0 +1,137 @@
+"""segment(): the one door. The panel, the command line, the tests and scripts all go through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from LabelFreeCovidSegLib import __version__, device, quantify
+from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
+from LabelFreeCovidSegLib.methods import base
+from LabelFreeCovidSegLib.methods.base import Card, Compute, Prediction
+from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.quantify import Measurements
+from LabelFreeCovidSegLib.scan import Scan
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a result came about: enough to repeat it and to judge it."""
+
+    card: Card
+    weights: str
+    compute: Compute
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Everything one segmentation gives, on the scan's LPS grid (`Scan.native_image` brings it to the file's own).
+
+    Attributes:
+        classes: (k, j, i) uint8: 0 no lesion, 1 ground glass, 2 consolidation.
+        anomaly: (k, j, i) float32 score of the method, 0 outside the lungs.
+    """
+
+    scan: Scan
+    lungs: LungMask
+    classes: np.ndarray
+    anomaly: np.ndarray
+    measurements: Measurements
+    run: Run
+
+
+def segment(
+    scan: Scan,
+    method: str = "normnet",
+    lungs: str | Path = "classical",
+    device_name: str = "auto",
+    precision: str = "auto",
+    progress: Progress = silent,
+) -> Result:
+    """Outline the COVID-19 lesions of one scan.
+
+    Args:
+        scan: from `read.read` or `Scan.from_image`.
+        method: a name of `methods.base.REGISTRY`.
+        lungs: as for `lungs.find_lungs`.
+        device_name: one of `device.DEVICES`. Out of CUDA memory, the network is run again on the CPU, and the result
+            says so.
+        precision: one of `device.PRECISIONS`.
+
+    Raises:
+        LungError, WeightsError, CancelledError, LabelFreeCovidSegError: see the steps.
+    """
+    clock = _Clock()
+    compute = device.choose(device_name, precision)
+    model = base.load(method)
+    clock.lap("start")
+    lung_mask = find_lungs(scan, lungs, part(progress, 0.0, 0.4))
+    clock.lap("lungs")
+    prediction, compute, retried = _predict(model, scan, lung_mask, compute, part(progress, 0.4, 0.9))
+    clock.lap("lesions")
+    progress(0.9, "Measuring")
+    classes = quantify.classify(scan, prediction.lesion)
+    measurements = quantify.measure(classes, lung_mask, scan.grid.voxel_ml)
+    clock.lap("measures")
+    run = Run(
+        card=model.card,
+        weights=model.weights,
+        compute=compute,
+        seconds=clock.seconds,
+        versions=versions(),
+        warnings=scan.notes + lung_mask.warnings + retried,
+    )
+    progress(1.0, "Done")
+    return Result(scan, lung_mask, classes, prediction.score, measurements, run)
+
+
+def _predict(
+    model: base.Method, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress
+) -> tuple[Prediction, Compute, tuple[str, ...]]:
+    import torch
+
+    try:
+        return model.predict(scan, lungs, compute, progress), compute, ()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+    fallback = dataclasses.replace(compute, device="cpu", precision=device.choose("cpu").precision)
+    note = "The graphics card ran out of memory, so the network was run again on the CPU."
+    return model.predict(scan, lungs, fallback, progress), fallback, (note,)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it computes with."""
+    import platform
+
+    import scipy
+    import SimpleITK as sitk
+    import torch
+
+    return {
+        "LabelFreeCovidSeg": __version__,
+        "Python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "SimpleITK": sitk.Version.VersionString(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 2)
+        self._last = now

@@ -1,0 +1,1 @@
+"""Training on unlabelled scans, headless: prepare a cache, fit, export weights."""

@@ -1,0 +1,61 @@
+"""Training curves, as CSV for any program and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import TracebackType
+
+CURVES = "curves.csv"
+
+
+class CurveLog:
+    """Scalars a iteration.
+
+    Args:
+        folder: gets `curves.csv` and a folder `tensorboard`.
+        start: the iteration a resumed run goes on from; later rows are of a run that was cut off, and go.
+        active: whether to write at all (one process of several does).
+    """
+
+    def __init__(self, folder: Path, start: int, active: bool = True) -> None:
+        self._folder, self._start, self._active = folder, start, active
+
+    def __enter__(self) -> CurveLog:
+        if self._active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            path = self._folder / CURVES
+            kept = _rows_until(path, self._start) if path.exists() else []
+            self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
+            self._csv = csv.writer(self._file)
+            self._csv.writerows(kept)
+            self._header = bool(kept)
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._active:
+            self._file.close()
+            self._board.close()
+
+    def row(self, iteration: int, values: dict[str, float]) -> None:
+        """Log one iteration."""
+        if not self._active:
+            return
+        if not self._header:
+            self._csv.writerow(["iteration", *values])
+            self._header = True
+        self._csv.writerow([iteration, *(f"{value:.6g}" for value in values.values())])
+        for name, value in values.items():
+            self._board.add_scalar(name, value, iteration)
+
+
+def _rows_until(path: Path, iteration: int) -> list[list[str]]:
+    """Header and rows up to `iteration`; a run that was killed may have left half a last row."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= iteration]
+    return [header, *whole] if whole else []

@@ -1,0 +1,127 @@
+"""NormNet's steps after the network, by counts that can be worked out on the paper's grid (METHODS 3.10)."""
+
+import numpy as np
+import pytest
+from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.methods.normnet import Growing
+from LabelFreeCovidSegLib.postprocess import box_mean, dilate
+from LabelFreeCovidSegLib.synthesis import UNIT_MM
+
+G = Growing()
+SHAPE = (41, 41, 41)
+
+
+def ball(radius, shape=SHAPE):
+    centre = [(n - 1) / 2 for n in shape]
+    grid = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True)) <= radius**2
+
+
+def tube(radius):
+    _, j, i = np.ogrid[:41, :41, :41]
+    return np.broadcast_to((j - 20) ** 2 + (i - 20) ** 2 <= radius**2, SHAPE)
+
+
+def seeds(bright):
+    return box_mean(bright, G.seed_width_mm, UNIT_MM) > G.seed_share
+
+
+def rim(intensity):
+    return box_mean(intensity, G.rim_width_mm, UNIT_MM) > G.rim_intensity
+
+
+def outline(intensity, healthy=None, lung=None):
+    lung = np.ones(intensity.shape, bool) if lung is None else lung
+    healthy = np.zeros(intensity.shape, bool) if healthy is None else healthy
+    return normnet.outline(intensity.astype(np.float32), healthy, lung, UNIT_MM)
+
+
+def test_tau_is_a_third():
+    assert pytest.approx(1 / 3) == normnet.TAU
+    np.testing.assert_allclose(normnet.window(np.array([-1024.0, -800, -500, 100, 900])), [0, 0, 1 / 3, 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("radius", "voxels", "peak", "seeded"), [(3, 123, 0.169, 0), (4, 257, 0.353, 365)])
+def test_a_ball_of_three_voxels_is_no_seed_and_one_of_four_is(radius, voxels, peak, seeded):
+    assert ball(radius).sum() == voxels
+    assert box_mean(ball(radius), G.seed_width_mm, UNIT_MM).max() == pytest.approx(peak, abs=1e-3)
+    assert seeds(ball(radius)).sum() == seeded
+
+
+@pytest.mark.parametrize(("radius", "share", "kept"), [(2, 0.160, False), (2.5, 0.259, True)])
+def test_a_vessel_of_two_voxels_is_no_seed_and_one_of_two_and_a_half_is(radius, share, kept):
+    mean = box_mean(tube(radius), G.seed_width_mm, UNIT_MM)[20, 20, 20]
+    assert mean == pytest.approx(share, abs=1e-3)
+    assert seeds(tube(radius))[20].any() == kept
+
+
+@pytest.mark.parametrize(("intensity", "radius", "voxels"), [(0.4, 3, 0), (0.4, 4, 147), (1.0, 3, 251), (1.0, 4, 619)])
+def test_the_rim_of_a_ball_depends_on_its_intensity(intensity, radius, voxels):
+    assert rim(intensity * ball(radius)).sum() == voxels
+
+
+def test_the_result_lies_in_the_rim_and_within_reach_of_a_seed():
+    rng = np.random.default_rng(0)
+    intensity = np.clip(ball(7) * 0.8 + rng.normal(0, 0.1, SHAPE), 0, 1)
+    lesion = outline(intensity)
+    assert lesion.any()
+    assert not (lesion & ~rim(intensity)).any()
+    assert not (lesion & ~dilate(seeds(intensity >= normnet.TAU), G.reach_mm, UNIT_MM)).any()
+
+
+def test_a_dim_rim_is_regained_around_a_bright_core_but_a_dim_island_is_not():
+    dim = normnet.window(np.float32(-600.0))
+    shape = (41, 41, 100)
+    core = np.zeros(shape, bool)
+    core[:, :, :41] = ball(6)
+    halo = np.zeros(shape, bool)
+    halo[:, :, :41] = ball(9)
+    island = np.zeros(shape, bool)
+    island[:, :, 55:96] = ball(9)
+    intensity = np.where(core, 0.8, np.where(halo | island, dim, 0.0))
+    lesion = outline(intensity)
+    assert lesion[halo].mean() > 0.8
+    assert not lesion[island].any()
+
+
+def test_what_is_recognised_as_healthy_is_no_lesion():
+    bright = ball(9) * 0.9
+    assert outline(bright).any()
+    assert not outline(bright, healthy=ball(9)).any()
+
+
+def test_nothing_is_found_outside_the_lung():
+    lung = np.ones(SHAPE, bool)
+    lung[:, :, 20:] = False
+    lesion = outline(ball(9) * 0.9 * lung, lung=lung)
+    assert lesion.any()
+    assert not (lesion & ~lung).any()
+
+
+@pytest.mark.parametrize(("sure", "healthy"), [(2, False), (3, True)])
+def test_three_of_five_networks_must_be_sure(sure, healthy):
+    probabilities = [np.full((2, 2, 2), 0.96 if n < sure else 0.5, np.float32) for n in range(5)]
+    assert normnet.recognised(probabilities).all() == healthy
+
+
+def test_a_probability_of_exactly_the_threshold_is_not_enough():
+    assert not normnet.recognised([np.full((1, 1, 1), normnet.HEALTHY_PROBABILITY)]).any()
+
+
+def test_the_mean_filter_averages_the_same_millimetres_on_another_grid():
+    step = np.zeros((1, 1, 60), np.float32)
+    step[..., 30:] = 1
+    fine = box_mean(step, (1, 1, 7.2), (1, 1, 0.8))[0, 0]
+    coarse = box_mean(step[..., ::2], (1, 1, 7.2), (1, 1, 1.6))[0, 0]
+    # Nine fine voxels; at half the resolution 4.5, the outer ones by the quarter.
+    assert fine[30] == pytest.approx(5 / 9)
+    assert coarse[15] == pytest.approx((1 + 1 + 0.75) / 4.5)
+
+
+def test_dilation_reaches_its_millimetres_along_each_axis():
+    point = np.zeros((21, 21, 21), bool)
+    point[10, 10, 10] = True
+    grown = dilate(point, (5.0, 4.0, 4.0), UNIT_MM)
+    reach = [np.flatnonzero(grown.any(axis=tuple(a for a in range(3) if a != axis))).max() - 10 for axis in range(3)]
+    assert reach == [5, 5, 5]
+    assert not dilate(np.zeros((3, 3, 3), bool), (5, 4, 4), UNIT_MM).any()
