@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
+
 from LabelFreeCovidSegLib.phantom.anatomy import lung_distance, random_lung_points
 from LabelFreeCovidSegLib.phantom.space import Space, cover
-from scipy import special
 
 GROUND_GLASS, CONSOLIDATION = 1, 2
 
@@ -25,7 +26,7 @@ class Kind:
         name: as tables print it.
         label: 1 ground glass, 2 consolidation.
         low_hu, high_hu: the texture spreads evenly between them.
-        edge_mm: over this length it fades into the lung.
+        edge_mm: over this length it fades into the lung, or over half its radius if that is shorter.
     """
 
     name: str
@@ -44,7 +45,7 @@ RADII_MM = (5.0, 8.0, 12.0, 16.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """A lesion to plant: what, how large (as a ball of that radius), and whether it touches the pleura."""
+    """A lesion to plant: what, how large (as a ball of that radius), and whether it is to touch the pleura."""
 
     kind: Kind
     radius_mm: float
@@ -74,6 +75,12 @@ class Lesion:
     subpleural: bool
     centre_mm: tuple[float, float, float]
     label: int
+
+    @classmethod
+    def of(cls, plan: Plan, centre_mm: np.ndarray, label: int) -> Lesion:
+        """The lesion that `plan` became."""
+        x, y, z = map(float, centre_mm)
+        return cls(plan.kind, plan.radius_mm, plan.subpleural, (x, y, z), label)
 
 
 def place(plans: Iterable[Plan], rng: np.random.Generator) -> list[tuple[Plan, np.ndarray]]:
@@ -108,9 +115,9 @@ def infect(
     Its outline is where it has half replaced the lung; without the lung's borders it has the volume of the ball.
     """
     r = plan.radius_mm
-    offsets = centre + rng.normal(0, 0.33 * r, (6, 3))
-    sizes = rng.uniform(0.35, 0.65, 6) * r
-    box = space.box(centre, 2.2 * r + plan.kind.edge_mm)
+    offsets = centre + rng.normal(0, 0.4 * r, (7, 3))
+    sizes = rng.uniform(0.25, 0.6, 7) * r
+    box = space.box(centre, 2.5 * r)
     x, y, z = space.axes(box)
     near = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), np.float32)
     for (cx, cy, cz), size in zip(offsets, sizes, strict=True):
@@ -119,7 +126,7 @@ def infect(
     voxels = max(round(4 / 3 * np.pi * r**3 / float(np.prod(space.spacing_mm))), 1)
     if voxels < distance.size:
         distance -= np.partition(distance, voxels, axis=None)[voxels]
-    share = cover(distance, plan.kind.edge_mm)
+    share = cover(distance, min(plan.kind.edge_mm, r / 2))
     grain = special.ndtr(_pink_noise(rng, distance.shape, space.spacing_mm))
     texture = plan.kind.low_hu + (plan.kind.high_hu - plan.kind.low_hu) * grain
     target = np.maximum(texture, lung_hu[box])

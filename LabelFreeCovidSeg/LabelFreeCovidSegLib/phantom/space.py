@@ -58,15 +58,3 @@ def cover(distance: np.ndarray, width: float) -> np.ndarray:
 def paint(hu: np.ndarray, share: np.ndarray, value: float | np.ndarray) -> None:
     """Mix `value` into `hu`, in place, by the share of each voxel."""
     hu += share * (value - hu)
-
-
-def smooth_noise(rng: np.random.Generator, space: Space, wavelength_mm: float) -> np.ndarray:
-    """A smooth random field of unit variance, (k, j, i) float32: coarse white noise, linearly interpolated."""
-    counts = [int(np.ceil(n * step / wavelength_mm)) + 2 for n, step in zip(space.shape, space.spacing_mm, strict=True)]
-    field = rng.standard_normal(counts, dtype=np.float32)
-    for axis, step in ((2, space.spacing_mm[2]), (1, space.spacing_mm[1]), (0, space.spacing_mm[0])):
-        at = np.arange(space.shape[axis]) * step / wavelength_mm
-        weights = np.clip(1 - np.abs(at[:, None] - np.arange(counts[axis])), 0, 1)
-        weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-        field = np.moveaxis(np.tensordot(weights.astype(np.float32), field, (1, axis)), 0, axis)
-    return np.ascontiguousarray(field)

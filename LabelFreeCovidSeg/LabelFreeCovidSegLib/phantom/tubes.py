@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from LabelFreeCovidSegLib.phantom.space import Space
 
 ADVANCE = 0.42
@@ -75,7 +76,7 @@ def grow(
         reach = np.where(count > 1, ADVANCE, 0.9)[:, None]
         end = start + reach * (middle - start)
         length = np.linalg.norm(end - start, axis=1, keepdims=True)
-        bend = (start + end) / 2 + 0.2 * length * heading
+        bend = (start + end) / 2 + 0.12 * length * heading
         heading = (end - bend) / np.maximum(np.linalg.norm(end - bend, axis=1, keepdims=True), 1e-6)
         generations.append(Tubes(start, bend, end, radius, 0.9 * radius))
         # A turned frame for every generation keeps the forks from lining up with the axes.
@@ -97,22 +98,29 @@ def draw(tubes: Tubes, space: Space) -> np.ndarray:
     A tube thinner than a voxel is drawn one voxel wide and fainter, so that its mass is kept.
     """
     h = space.voxel_mm
-    points = tubes.samples(h / 2)
+    points = tubes.samples(0.7 * h)
     radius = np.maximum(points[:, 3], h / 2)
     strength = (points[:, 3] / radius) ** 2
     at = ((points[:, :3] - space.first_mm)[:, ::-1] / space.spacing_mm).astype(np.float32)
-    half = np.ceil((radius + h / 2)[:, None] / space.spacing_mm).astype(int)
+    half = np.floor((radius + h / 2)[:, None] / space.spacing_mm + 0.5).astype(int)  # from the nearest voxel
     near = ((at > -half - 1) & (at < np.array(space.shape) + half)).all(axis=1)
     share = np.zeros(space.shape, np.float32)
-    for size in np.unique(half[near], axis=0):
-        chosen = np.flatnonzero(near & (half == size).all(axis=1))
+    sizes, of_size = np.unique(half @ (1, 1_000, 1_000_000), return_inverse=True)
+    for number in range(len(sizes)):
+        chosen = np.flatnonzero(near & (of_size == number))
+        if not len(chosen):
+            continue
+        size = half[chosen[0]]
         offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in size), indexing="ij"), -1).reshape(-1, 3)
         for part in np.array_split(chosen, len(chosen) * len(offsets) // 2_000_000 + 1):
             _stamp(share, at[part], radius[part], strength[part], offsets, space)
     return share
 
 
-def _stamp(share, at, radius, strength, offsets, space) -> None:
+def _stamp(
+    share: np.ndarray, at: np.ndarray, radius: np.ndarray, strength: np.ndarray, offsets: np.ndarray, space: Space
+) -> None:
+    """Draw balls of about one size at voxel positions `at` (n, 3) into `share`, where they are more than it has."""
     h = np.float32(space.voxel_mm)
     base = np.rint(at).astype(np.int32)
     squared = np.zeros((len(at), len(offsets)), np.float32)
@@ -132,4 +140,3 @@ def _stamp(share, at, radius, strength, offsets, space) -> None:
 
 def _group_mean(values: np.ndarray, group: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(group, column) for column in values.T], axis=1) / count[:, None]
-
