@@ -38,9 +38,9 @@ def find_lungs(scan: Scan, lungs: str | Path = "classical", progress: Progress =
         LungError: nothing that could be lungs, or a given mask that does not fit the scan.
     """
     if lungs == "classical":
-        from LabelFreeCovidSegLib.lungs import classical
+        from LabelFreeCovidSegLib.lungs.classical import find
 
-        return classical.find(scan, progress)
-    from LabelFreeCovidSegLib.lungs import external
+        return find(scan, progress)
+    import LabelFreeCovidSegLib.lungs.external as external
 
     return external.lungmask(scan, progress) if lungs == "lungmask" else external.given(scan, Path(lungs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -75,7 +76,7 @@ def load(name: str) -> Method:
     return _module(name).load()
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     if name not in REGISTRY:
         raise LabelFreeCovidSegError(f"There is no method '{name}'. Choose one of: {', '.join(REGISTRY)}.")
     return importlib.import_module(REGISTRY[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,23 +14,42 @@ from LabelFreeCovidSegLib.progress import Progress
 
 LICENCE = "Apache-2.0"
 
+AddArguments = Callable[[argparse.ArgumentParser], None]
+Steps = argparse._SubParsersAction  # argparse has no public name for it
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the three steps and their options."""
+
+def add_arguments(parser: argparse.ArgumentParser, add_job_arguments: AddArguments) -> None:
+    """Declare the three steps and their options.
+
+    Args:
+        add_job_arguments: declares what every command that takes a while has.
+    """
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    preset = {"choices": sorted(normnet.PRESETS), "default": "small", "help": "grid and network (default: small)"}
+    for add in (_add_prepare, _add_fit, _add_export):
+        add_job_arguments(add(steps))
 
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", choices=sorted(normnet.PRESETS), default="small", help="grid and network (default: small)"
+    )
+
+
+def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
     prepare = steps.add_parser("prepare", help="turn scans into a compact cache")
     prepare.add_argument("list", type=Path, help="TOML list of scans (docs/training.md)")
     prepare.add_argument("-o", "--out", type=Path, required=True, help="folder for the cache")
     prepare.add_argument("--root", type=Path, help="folder that the list's paths start from (default: the list's own)")
-    prepare.add_argument("--preset", **preset)
+    _add_preset(prepare)
+    return prepare
 
+
+def _add_fit(steps: Steps) -> argparse.ArgumentParser:
     fit = steps.add_parser("fit", help="train a network on a cache")
     fit.add_argument("method", choices=["normnet"])
     fit.add_argument("cache", type=Path)
     fit.add_argument("-o", "--out", type=Path, required=True, help="folder for checkpoint and curves")
-    fit.add_argument("--preset", **preset)
+    _add_preset(fit)
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--iterations", type=int, help="default: the preset's")
     fit.add_argument("--batch", type=int, help="crops an iteration, over all devices (default: the preset's)")
@@ -44,12 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--devices", type=int, default=1, help="how many GPUs (default: 1)")
     fit.add_argument("--workers", type=int, default=0, help="processes that draw crops; 0 inside Slicer (default: 0)")
     fit.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    return fit
 
+
+def _add_export(steps: Steps) -> argparse.ArgumentParser:
     export = steps.add_parser("export", help="turn checkpoints into weights for segmenting")
     export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`, one a voting network")
     export.add_argument("--cache", type=Path, required=True, help="the cache they were trained on")
     export.add_argument("-o", "--out", type=Path, default=weights.folder(), help="model store (default: the program's)")
     export.add_argument("--version", required=True)
+    return export
 
 
 def run(arguments: argparse.Namespace, progress: Progress) -> str:

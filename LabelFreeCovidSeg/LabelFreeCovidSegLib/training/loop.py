@@ -39,6 +39,10 @@ class Trainee(Protocol):
         """A new optimizer of the network's parameters."""
         ...
 
+    def learning_rate(self, share: float) -> float:
+        """The learning rate when `share` of the iterations is done."""
+        ...
+
     def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
         """One training sample, decided by `seed` alone."""
         ...
@@ -94,7 +98,11 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(settings.device == "cpu")
     accelerator = {"cuda": "gpu"}.get(settings.device, settings.device)
-    fabric = Fabric(accelerator, devices=settings.devices, precision=FABRIC_PRECISION[settings.precision])  # type: ignore[arg-type]
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=settings.devices,
+        precision=FABRIC_PRECISION[settings.precision],  # type: ignore[arg-type]
+    )
     fabric.launch()
     if settings.batch % fabric.world_size:
         raise TrainingError(f"A batch of {settings.batch} can't be shared by {fabric.world_size} devices evenly.")
@@ -104,11 +112,13 @@ def fit(
     network.train()
     with CurveLog(folder, start, active=fabric.is_global_zero) as log:
         for iteration, batch in _batches(trainee, settings, fabric, start):
+            for group in optimizer.param_groups:
+                group["lr"] = trainee.learning_rate((iteration - 1) / settings.iterations)
             losses = trainee.losses(network, batch)
             fabric.backward(losses["loss"])
             stepper.step()
             stepper.zero_grad()
-            values = {name: float(value) for name, value in losses.items()}
+            values = {name: value.detach().item() for name, value in losses.items()}
             if not math.isfinite(values["loss"]):
                 raise TrainingError(f"The loss is {values['loss']} at iteration {iteration}. Lower the learning rate.")
             log.row(iteration, values)

@@ -38,6 +38,11 @@ class NormNetTrainee:
         """Adam with its default settings, as the paper has it."""
         return torch.optim.Adam(self.network.parameters(), lr=self.preset.learning_rate)
 
+    def learning_rate(self, share: float) -> float:
+        """The rate when `share` of the iterations is done."""
+        cooldown = self.preset.cooldown
+        return self.preset.learning_rate * (min(1.0, (1.0 - share) / cooldown) if cooldown else 1.0)
+
     def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
         """One crop with lesions: `image` (1, k, j, i) float32 and `target` (1, k, j, i) uint8."""
         crop_seed, lesion_seed = (

@@ -1,0 +1,192 @@
+"""The command line: `python -m LabelFreeCovidSegLib COMMAND ...`.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from LabelFreeCovidSegLib import __version__
+from LabelFreeCovidSegLib.console import REPORTERS, Outcome, reporter
+from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError
+from LabelFreeCovidSegLib.progress import part
+from LabelFreeCovidSegLib.session import CANCELLED_EXIT, Session
+
+if TYPE_CHECKING:
+    from LabelFreeCovidSegLib.pipeline import Result
+
+DISCLAIMER = "Research software. Not a medical device."
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word after the program's name.
+
+    Attributes:
+        help: one line for the list of commands.
+        add_arguments: declares its arguments; called only if it is the one asked for.
+        run: does it.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Session], Outcome]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the arguments after the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: wrong usage (code 2), `--help` or `--version` (code 0).
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(argv).parse_args(argv)
+    told = reporter(arguments.progress)
+    try:
+        with Session(told, arguments.watch_stdin) as session:
+            told.done(COMMANDS[arguments.command].run(arguments, session))
+        return 0
+    except CancelledError as error:
+        told.failed("CancelledError", str(error))
+        return CANCELLED_EXIT
+    except LabelFreeCovidSegError as error:
+        told.failed(type(error).__name__, str(error))
+        return 1
+    except Exception as error:  # the last place where a fault of the program can be told to whoever started it
+        traceback.print_exc()
+        told.failed(type(error).__name__, f"{type(error).__name__}: {error}")
+        return 1
+    finally:
+        told.close()
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="labelfreecovidseg",
+        description="COVID-19 pneumonia lesions outlined in chest CT, by networks that never saw a lesion label.",
+        epilog=DISCLAIMER,
+    )
+    parser.add_argument("--version", action="version", version=f"LabelFreeCovidSeg {__version__}")
+    parser.set_defaults(progress="none", watch_stdin=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        its_parser = commands.add_parser(name, help=command.help, description=command.help)
+        if name in argv[:1]:
+            command.add_arguments(its_parser)
+    return parser
+
+
+def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that takes a while has."""
+    parser.add_argument(
+        "--progress", choices=REPORTERS, default="bar", help="json: one JSON object a line (default: bar)"
+    )
+    parser.add_argument("--watch-stdin", action="store_true", help="cancel when standard input is closed")
+
+
+def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
+    from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
+    from LabelFreeCovidSegLib.methods.base import REGISTRY
+
+    parser.add_argument("ct", metavar="CT", type=Path, help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU")
+    parser.add_argument(
+        "-o", "--out", metavar="OUT", type=Path, help="folder for the results (default: <name of CT>-lesions, here)"
+    )
+    parser.add_argument("--method", choices=REGISTRY, default="normnet", help="(default: normnet)")
+    parser.add_argument(
+        "--lungs", default="classical", help="classical, lungmask, or the file of a lung mask (default: classical)"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
+    _add_job_arguments(parser)
+
+
+def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
+    progress = session.reporter.progress
+    progress(0.0, "Starting")
+    from LabelFreeCovidSegLib import output, pipeline
+    from LabelFreeCovidSegLib.read import read
+
+    out: Path = (arguments.out or default_out(arguments.ct)).absolute()
+    output.check_folder(out)
+    progress(0.01, "Reading the scan")
+    started = time.perf_counter()
+    scan = read(arguments.ct)
+    reading = {"reading": round(time.perf_counter() - started, 2)}
+    output.check_replaceable(out, scan)
+    result = pipeline.segment(
+        scan, arguments.method, arguments.lungs, arguments.device, arguments.precision, part(progress, 0.1, 0.9)
+    )
+    run = dataclasses.replace(result.run, seconds=reading | result.run.seconds)
+    result = dataclasses.replace(result, run=run)
+    session.when_cancelled(lambda: output.discard(output.staging(out)))
+    staged = output.stage(result, out, part(progress, 0.9, 1.0))
+    with session.last_step():
+        files = output.publish(staged, out, scan)
+    fields = {"folder": str(out), "files": {name: str(path) for name, path in files.items()}}
+    return Outcome(_summary(result, out), fields)
+
+
+def default_out(ct: Path) -> Path:
+    """Where results go if nobody says: `<name of the file or folder>-lesions` in the current folder."""
+    path = ct.resolve()
+    name = path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem
+    return Path(f"{name}-lesions")
+
+
+def _summary(result: Result, out: Path) -> str:
+    """What a person wants to see at the end: the numbers, the warnings, and where everything lies."""
+    from LabelFreeCovidSegLib.output import FILES
+
+    regions, band, run = result.measurements.regions, result.measurements.band, result.run
+    lines = [f"{'':10}{'lung':>10}{'ground glass':>15}{'consolidation':>15}{'lesion':>10}{'of lung':>10}"]
+    lines += [
+        f"{region.name:10}{region.lung_ml:7.0f} mL{region.ground_glass_ml:12.1f} mL{region.consolidation_ml:12.1f} mL"
+        f"{region.lesion_ml:7.1f} mL{region.lesion_percent:8.1f} %"
+        for region in regions
+    ]
+    lines += [
+        f"Consolidation from {band.consolidation_hu:g} HU on, in the CT smoothed by {band.smoothing_mm:g} mm.",
+        f"{run.card.title} on {run.compute.device} in {run.compute.precision}, {sum(run.seconds.values()):.0f} s.",
+    ]
+    lines += [f"Note: {warning}" for warning in run.warnings]
+    lines += ["", f"Results in {out}"]
+    lines += [f"  {name:18}{content}" for name, content in FILES.items()]
+    return "\n".join([*lines, "", DISCLAIMER])
+
+
+def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
+    from LabelFreeCovidSegLib.methods.base import REGISTRY, card
+
+    cards = [card(name) for name in REGISTRY]
+    return Outcome("\n\n".join(f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards))
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    importlib.import_module("LabelFreeCovidSegLib.training.command").add_arguments(parser, _add_job_arguments)
+
+
+def _train(arguments: argparse.Namespace, session: Session) -> Outcome:
+    train = importlib.import_module("LabelFreeCovidSegLib.training.command")
+    return Outcome(train.run(arguments, session.reporter.progress))
+
+
+COMMANDS = {
+    "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
+    "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),
+    "train": Command("Train a method on unlabelled scans.", _add_train_arguments, _train),
+}
+"""To add a command, add a line: its module may be heavy, as long as it is imported inside the functions named here."""

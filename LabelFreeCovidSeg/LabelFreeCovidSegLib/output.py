@@ -1,0 +1,315 @@
+"""Results as files: segmentations, the anomaly map, the report and the numbers, all on the scan's own grid.
+
+They appear together, once all are complete: they are staged in a hidden folder on the same disk and then renamed.
+Files that are not this program's, or that someone has changed since it wrote them, are never replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from LabelFreeCovidSegLib import report, terminology
+from LabelFreeCovidSegLib.errors import OutputError
+from LabelFreeCovidSegLib.pipeline import Result
+from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.scan import Scan, bounding_box
+
+MEASUREMENTS = "measurements.json"
+FILES = {
+    "lesions.seg.nrrd": "segmentation for 3D Slicer",
+    "lesions.nii.gz": "1 ground glass, 2 consolidation",
+    "lungs.nii.gz": "1 right lung, 2 left lung",
+    "anomaly.nii.gz": "anomaly map",
+    "report.html": "pictures and numbers, for any browser",
+    MEASUREMENTS: "the numbers, for programs",
+}
+"""What a result consists of: file name -> what it holds."""
+
+SCHEMA = "labelfreecovidseg.measurements/1"
+NEEDED_BYTES = 200_000_000
+"""Free space that is asked for before computing: several times the largest results."""
+
+_COMPRESSION_LEVEL = 1  # files grow by a quarter, writing takes a third of the time
+
+
+def write(result: Result, folder: Path, progress: Progress = silent) -> dict[str, Path]:
+    """Write all files of a result into `folder`, which is made if it is not there.
+
+    Returns:
+        Name of each file -> its path.
+
+    Raises:
+        OutputError: nothing was written; an earlier result in `folder` is as it was.
+    """
+    check_folder(folder)
+    return publish(stage(result, folder, progress), folder, result.scan)
+
+
+def check_folder(folder: Path) -> None:
+    """Find out before computing whether results can be written into `folder`; leaves no trace.
+
+    Raises:
+        OutputError: it is a file, nothing can be written there, or the disk is nearly full.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file, so no results can be written into it. Name a folder.")
+    with _explained(there):
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+        free = shutil.disk_usage(there).free
+    if free < NEEDED_BYTES:
+        raise OutputError(
+            f"{folder}: the disk has {free / 1e6:.0f} MB left, and results may need {NEEDED_BYTES / 1e6:.0f} MB. "
+            "Free some space, or name a folder on another disk."
+        )
+
+
+def check_replaceable(folder: Path, scan: Scan) -> None:
+    """Make sure that nothing but an unchanged earlier result of the same scan would be replaced.
+
+    Raises:
+        OutputError: `folder` holds another scan's result, or a file of the same name that is someone else's work.
+    """
+    present = [name for name in FILES if (folder / name).exists()]
+    if not present:
+        return
+    earlier = _earlier(folder)
+    if earlier and earlier["scan"] != _scan(scan):
+        raise OutputError(
+            f"{folder} holds the results of another scan, '{earlier['scan']['name']}'. Name another folder."
+        )
+    ours = earlier.get("files", {})
+    for name in present:
+        known = bool(earlier) if name == MEASUREMENTS else ours.get(name) == _sha256(folder / name)
+        if not known:
+            raise OutputError(
+                f"{folder / name} was not written by this program, or was changed since. "
+                "Move it away, or name another folder."
+            )
+
+
+def staging(folder: Path) -> Path:
+    """Where this process collects the files for `folder`: on the same disk, so that renaming them takes no time."""
+    folder = folder.absolute()
+    name = f".{folder.name}.unfinished-{os.getpid()}"
+    return folder / name if folder.is_dir() else folder.parent / name
+
+
+def stage(result: Result, folder: Path, progress: Progress = silent) -> Path:
+    """Write all files of a result into `staging(folder)`, and make sure that they are complete.
+
+    Raises:
+        OutputError: they can't be written; nothing is left.
+    """
+    staged = staging(folder)
+    try:
+        with _explained(folder):
+            staged.mkdir(parents=True)
+            _write_all(result, staged, progress)
+    except BaseException:
+        discard(staged)
+        raise
+    return staged
+
+
+def publish(staged: Path, folder: Path, scan: Scan) -> dict[str, Path]:
+    """Move what `stage` wrote to its place, in the place of an earlier result of the same scan.
+
+    Raises:
+        OutputError: an earlier result can't be replaced; it is as it was, and what was staged is gone.
+    """
+    try:
+        check_replaceable(folder, scan)
+        with _explained(folder):
+            if folder.is_dir():
+                _exchange(staged, folder)
+                shutil.rmtree(staged)
+            else:
+                os.replace(staged, folder)
+            _sync_folder(folder)
+    except BaseException:
+        discard(staged)
+        raise
+    return {name: folder / name for name in FILES}
+
+
+def discard(staged: Path) -> None:
+    """Remove what `stage` has written so far, even while another thread is still writing."""
+    gone = staged.with_name(f"{staged.name}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(staged, gone)  # from here on that thread finds no folder to open files in
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _exchange(staged: Path, folder: Path) -> None:
+    """Rename the staged files into `folder`, the earlier ones out of it; if one fails, all go back."""
+    earlier = staged / "earlier"
+    earlier.mkdir()
+    moves = [(folder / name, earlier / name) for name in FILES if (folder / name).exists()]
+    moves += [(staged / name, folder / name) for name in FILES]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+
+
+def _write_all(result: Result, folder: Path, progress: Progress) -> None:
+    scan = result.scan
+    progress(0.0, "Writing segmentations")
+    lesions = scan.native_image(result.classes)
+    _write_nifti(lesions, folder / "lesions.nii.gz")
+    _write_nifti(scan.native_image(result.lungs.labels), folder / "lungs.nii.gz")
+    describe_segments(lesions, terminology.LESIONS)
+    _write_image(lesions, folder / "lesions.seg.nrrd")
+    progress(0.3, "Writing the anomaly map")
+    _write_nifti(scan.native_image(_rounded(result.anomaly)), folder / "anomaly.nii.gz")
+    progress(0.7, "Writing the report")
+    (folder / "report.html").write_text(report.render(result), encoding="utf-8")
+    hashes = {name: _sha256(folder / name) for name in FILES if name != MEASUREMENTS}
+    numbers = json.dumps(_measurements(result, hashes), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MEASUREMENTS).write_text(numbers + "\n", encoding="utf-8")
+    for name in FILES:
+        with (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
+    progress(1.0, "Written")
+
+
+def describe_segments(labels: sitk.Image, segments: tuple[terminology.Segment, ...]) -> None:
+    """Give a label image the header fields by which Slicer knows its segments.
+
+    https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html, "Segmentation NRRD file format"
+    """
+    fields = {
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_MasterRepresentation": "Binary labelmap",  # the same, as Slicer before 5.2 called it
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    array = sitk.GetArrayViewFromImage(labels)
+    for number, segment in enumerate(segments):
+        fields |= {
+            f"Segment{number}_ID": segment.id,
+            f"Segment{number}_Name": segment.name,
+            f"Segment{number}_NameAutoGenerated": "0",
+            f"Segment{number}_Color": " ".join(f"{value:.6f}" for value in segment.color),
+            f"Segment{number}_ColorAutoGenerated": "0",
+            f"Segment{number}_Layer": "0",
+            f"Segment{number}_LabelValue": str(segment.label),
+            f"Segment{number}_Extent": _extent(array == segment.label),
+            f"Segment{number}_Tags": f"TerminologyEntry:{segment.entry}|",
+        }
+    for key, value in fields.items():
+        labels.SetMetaData(key, value)
+
+
+def _extent(mask: np.ndarray) -> str:
+    """First and last index along i, j and k, as VTK gives an extent; that of nothing ends before it starts."""
+    if not mask.any():
+        return "0 -1 0 -1 0 -1"
+    return " ".join(f"{axis.start} {axis.stop - 1}" for axis in reversed(bounding_box(mask)))
+
+
+def _rounded(score: np.ndarray) -> np.ndarray:
+    """`score` in steps of 1/256 of its range (up to the next power of two), which lets it compress to a tenth."""
+    peak = float(np.abs(score).max(initial=0.0))
+    step = np.float32(2.0 ** np.ceil(np.log2(peak)) / 256) if peak else np.float32(1)
+    return np.round(score / step) * step
+
+
+def _write_image(image: sitk.Image, path: Path) -> None:
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=_COMPRESSION_LEVEL)
+    except RuntimeError as error:
+        raise OSError(f"{path.name} could not be written completely") from error
+
+
+def _write_nifti(image: sitk.Image, path: Path) -> None:
+    """Write a .nii.gz and read it through: on a full disk ITK leaves a truncated file and reports nothing."""
+    _write_image(image, path)
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 22):
+                pass
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise OSError(f"{path.name} could not be written completely") from error
+
+
+def _measurements(result: Result, hashes: dict[str, str]) -> dict[str, Any]:
+    numbers, run = result.measurements, result.run
+    return {
+        "schema": SCHEMA,
+        "scan": _scan(result.scan),
+        "lungs": result.lungs.source,
+        "method": dataclasses.asdict(run.card),
+        "weights": run.weights,
+        "compute": dataclasses.asdict(run.compute),
+        "versions": run.versions,
+        "seconds": run.seconds,
+        "warnings": list(run.warnings),
+        "band": dataclasses.asdict(numbers.band),
+        "regions": [
+            dataclasses.asdict(region) | {"lesion_ml": region.lesion_ml, "lesion_percent": region.lesion_percent}
+            for region in numbers.regions
+        ],
+        "files": hashes,
+    }
+
+
+def _scan(scan: Scan) -> dict[str, Any]:
+    grid = {key: list(value) for key, value in dataclasses.asdict(scan.native).items()}
+    return {"name": scan.name, "grid_lps_mm": grid}
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The numbers of the result that lies in `folder`; empty if there is none of this program's."""
+    try:
+        numbers = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        numbers = None
+    if isinstance(numbers, dict) and numbers.get("schema") == SCHEMA:
+        return numbers
+    return {}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming survive a power cut, where the system lets a folder be opened (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: results can't be written there ({error.strerror or error}). Nothing was left there. "
+            "Free some space, close programs that hold these files, or name another folder."
+        ) from error

@@ -1,0 +1,1 @@
+"""What the Slicer module is made of. Files here may import qt and slicer."""

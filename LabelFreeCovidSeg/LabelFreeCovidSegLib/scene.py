@@ -1,0 +1,273 @@
+"""The bridge to a MRML scene: a CT node out to a file, and the written results back in as nodes of that CT.
+
+The only file of the library that touches `slicer.vtkMRML*`. It needs no torch: the results were computed elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from LabelFreeCovidSegLib.errors import OutputError, ScanError
+from LabelFreeCovidSegLib.scan import Grid
+from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
+
+Node = Any
+"""A `vtkMRMLNode`; the wrapped classes carry no types."""
+
+LESION_FILE, LUNG_FILE, ANOMALY_FILE = "lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz"
+
+# The CT refers to its results by these roles, and each result back to its CT: together with an unchanged name, that is
+# how a node is known as ours. A copy is not what the CT refers to, and a renamed node is its user's.
+_RESULT_ROLE = "LabelFreeCovidSeg.{}"
+_CT_ROLE = "LabelFreeCovidSeg.ct"
+_NAME_ATTRIBUTE = "LabelFreeCovidSeg.name"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The nodes of one result; `anomaly` only where it was asked for."""
+
+    lesions: Node
+    lungs: Node
+    anomaly: Node | None = None
+
+
+def write_volume(ct: Node, path: Path) -> None:
+    """Write a volume node as it lies in its own coordinates, a parent transform not applied.
+
+    Args:
+        ct: a `vtkMRMLScalarVolumeNode` in Hounsfield units.
+        path: a .nrrd file; written uncompressed, because that is ten times faster.
+
+    Raises:
+        ScanError: the node holds no image.
+        OutputError: the file can't be written.
+    """
+    import SimpleITK as sitk
+
+    image = _grid(ct).image(slicer.util.arrayFromVolume(ct))
+    try:
+        sitk.WriteImage(image, str(path))
+    except RuntimeError as error:
+        raise OutputError(f"{path}: the CT can't be written there. Make room on that disk and run again.") from error
+
+
+def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool = False, surface: bool = False) -> Shown:
+    """Put the results in `folder` into the scene of `ct`, all of them or, after an error, none.
+
+    Lesions and lungs are two nodes, so that painting a lesion never eats lung; the lungs are hidden. Both have the
+    geometry of the CT, follow its parent transform and stand under its study. What an earlier call made for this CT is
+    updated; what the user renamed or copied is left alone.
+
+    Args:
+        folder: where `python -m LabelFreeCovidSegLib segment` wrote.
+        lesions: the segmentation node to fill, instead of the CT's own.
+        anomaly: show the anomaly map as a volume, too.
+        surface: make the lesions' closed surface, for 3-D views (seconds).
+
+    Raises:
+        OutputError: a file is missing, damaged or of another CT, or `ct` has left its scene.
+    """
+    if ct.GetScene() is None:
+        raise OutputError("The CT was removed from the scene, so its result can't be shown. Load it and run again.")
+    grid = _grid(ct)
+    # Whatever is wrong with the files comes to light before the first change of the scene.
+    lesion_labels = _read(folder / LESION_FILE, grid).astype(np.uint8)
+    lung_labels = _read(folder / LUNG_FILE, grid).astype(np.uint8)
+    score = _read(folder / ANOMALY_FILE, grid).astype(np.float32) if anomaly else None
+
+    with _all_or_nothing() as undo:
+        lesions = lesions or _own(ct, "lesions") or _add(ct, "vtkMRMLSegmentationNode", "lesions", undo)
+        _fill(lesions, ct, LESIONS, lesion_labels, undo)
+        _adopt(lesions, ct, "lesions", undo)
+        lungs = _own(ct, "lungs")
+        if lungs is None:
+            lungs = _add(ct, "vtkMRMLSegmentationNode", "lungs", undo)
+            lungs.GetDisplayNode().SetVisibility(False)
+        _fill(lungs, ct, LUNGS, lung_labels, undo)
+        _adopt(lungs, ct, "lungs", undo)
+        anomaly_node = None if score is None else _show_score(score, ct, undo)
+        _update_surface(lesions, surface)
+        if score is not None:
+            _color(anomaly_node, score)
+    return Shown(lesions, lungs, anomaly_node)
+
+
+def _grid(ct: Node) -> Grid:
+    """The node's voxel grid in ITK's terms. Raises `ScanError` for a node without an image."""
+    image = ct.GetImageData()
+    if image is None:
+        raise ScanError(f"The volume '{ct.GetName()}' holds no image. Choose a loaded chest CT.")
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(ct))
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    direction = to_lps[:3, :3] / spacing
+    return Grid(
+        tuple(image.GetDimensions()),
+        tuple(map(float, spacing)),
+        tuple(map(float, to_lps[:3, 3])),
+        tuple(map(float, direction.ravel())),
+    )
+
+
+def _ijk_to_ras(ct: Node) -> vtk.vtkMatrix4x4:
+    matrix = vtk.vtkMatrix4x4()
+    ct.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def _read(path: Path, grid: Grid) -> np.ndarray:
+    """The image of a file as an array (k, j, i) on `grid`, whose axes may run the other way.
+
+    They do for a left-handed file of which the results were made: Slicer flips its slices when it loads the CT.
+    """
+    import SimpleITK as sitk
+
+    if not path.is_file():
+        raise OutputError(f"{path}: this file of the result is missing. Run the segmentation again.")
+    try:
+        image = sitk.ReadImage(str(path))
+        code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
+        image = sitk.DICOMOrient(image, code)
+    except RuntimeError as error:
+        raise OutputError(f"{path}: this file of the result can't be read. Run the segmentation again.") from error
+    if not _same(Grid.of(image), grid):
+        raise OutputError(f"{path}: this result lies on another grid than the CT. Choose the CT that it was made of.")
+    return sitk.GetArrayFromImage(image)
+
+
+def _same(one: Grid, other: Grid) -> bool:
+    """Whether all voxel centres coincide to within a twentieth of a voxel (NIfTI rounds to float32)."""
+    tolerance_mm = 0.05 * min(other.spacing)
+    return one.size == other.size and np.allclose(_corners(one), _corners(other), rtol=0, atol=tolerance_mm)
+
+
+def _corners(grid: Grid) -> np.ndarray:
+    """Centres of the eight corner voxels, (8, 3) LPS millimetres."""
+    extent = (np.array(grid.size) - 1) * np.array(grid.spacing)
+    steps = np.array(list(np.ndindex(2, 2, 2))) * extent
+    return np.array(grid.origin) + steps @ np.array(grid.direction).reshape(3, 3).T
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[ExitStack]:
+    """A stack of undo steps, which run in reverse if the block fails and are forgotten if it succeeds."""
+    with ExitStack() as undo:
+        yield undo
+        undo.pop_all()
+
+
+def _own(ct: Node, role: str) -> Node | None:
+    """The node that an earlier run made for this CT, unless the user has made it theirs by renaming it."""
+    node = ct.GetNodeReference(_RESULT_ROLE.format(role))
+    if node is None or node.GetNodeReferenceID(_CT_ROLE) != ct.GetID():
+        return None
+    return node if node.GetName() == node.GetAttribute(_NAME_ATTRIBUTE) else None
+
+
+def _add(ct: Node, class_name: str, role: str, undo: ExitStack) -> Node:
+    """A new node with its display, in the scene of `ct`."""
+    scene = ct.GetScene()
+    node = scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(f"{ct.GetName()} {role}"))
+    undo.callback(scene.RemoveNode, node)
+    node.CreateDefaultDisplayNodes()
+    undo.callback(scene.RemoveNode, node.GetDisplayNode())
+    return node
+
+
+def _adopt(node: Node, ct: Node, role: str, undo: ExitStack) -> None:
+    """Make `node` the CT's own result: referred to, moved with it, and beside it in the subject hierarchy."""
+    for holder, reference, target in ((ct, _RESULT_ROLE.format(role), node), (node, _CT_ROLE, ct)):
+        undo.callback(holder.SetNodeReferenceID, reference, holder.GetNodeReferenceID(reference))
+        holder.SetNodeReferenceID(reference, target.GetID())
+    undo.callback(node.SetAttribute, _NAME_ATTRIBUTE, node.GetAttribute(_NAME_ATTRIBUTE))
+    node.SetAttribute(_NAME_ATTRIBUTE, node.GetName())
+    undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
+    node.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(ct.GetScene())
+    ct_item = hierarchy.GetItemByDataNode(ct)
+    study = hierarchy.GetItemParent(ct_item) if ct_item else hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node)
+    if not item:
+        item = hierarchy.CreateItem(study, node)
+        undo.callback(hierarchy.RemoveItem, item, False)
+    undo.callback(hierarchy.SetItemParent, item, hierarchy.GetItemParent(item))
+    hierarchy.SetItemParent(item, study)
+
+
+def _fill(node: Node, ct: Node, segments: tuple[Segment, ...], labels: np.ndarray, undo: ExitStack) -> None:
+    """Give `node` these segments from a label array (k, j, i) on the CT's grid; segments of other IDs stay."""
+    segmentation = node.GetSegmentation()
+    before = slicer.vtkSegmentation()
+    before.DeepCopy(segmentation)
+    undo.callback(segmentation.DeepCopy, before)
+
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ct)
+    layer = _oriented_image(labels, ct)
+    for place, segment in enumerate(segments):
+        if segmentation.GetSegment(segment.id) is not None:
+            segmentation.RemoveSegment(segment.id)
+        segmentation.AddSegment(_vtk_segment(segment, layer), segment.id)
+        segmentation.SetSegmentIndex(segment.id, place)
+
+
+def _oriented_image(labels: np.ndarray, ct: Node) -> Any:
+    """A uint8 label array (k, j, i) as a `vtkOrientedImageData` in the CT's place."""
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(labels.shape[::-1])
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    vtk_to_numpy(image.GetPointData().GetScalars()).reshape(labels.shape)[:] = labels
+    image.SetImageToWorldMatrix(_ijk_to_ras(ct))
+    return image
+
+
+def _vtk_segment(segment: Segment, layer: Any) -> Any:
+    """`segment` as a `vtkSegment`: the voxels of `layer` that have its label. The layer is shared, not copied."""
+    result = slicer.vtkSegment()
+    result.SetName(segment.name)
+    result.SetColor(segment.color)
+    result.SetTag(result.GetTerminologyEntryTagName(), segment.entry)
+    result.SetLabelValue(segment.label)
+    result.AddRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName(), layer)
+    return result
+
+
+def _update_surface(node: Node, wanted: bool) -> None:
+    """Make the closed surface if it is `wanted`, or anew if there was one."""
+    name = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    if node.GetSegmentation().ContainsRepresentation(name):
+        node.RemoveClosedSurfaceRepresentation()
+        wanted = True
+    if wanted:
+        node.CreateClosedSurfaceRepresentation()
+
+
+def _show_score(score: np.ndarray, ct: Node, undo: ExitStack) -> Node:
+    """The anomaly map (k, j, i) as a volume node on the CT's grid."""
+    node = _own(ct, "anomaly map") or _add(ct, "vtkMRMLScalarVolumeNode", "anomaly map", undo)
+    undo.callback(node.SetAndObserveImageData, node.GetImageData())
+    node.SetAndObserveImageData(vtk.vtkImageData())  # a new image: the undo step keeps the old one
+    node.CopyOrientation(ct)
+    slicer.util.updateVolumeFromArray(node, score)
+    _adopt(node, ct, "anomaly map", undo)
+    return node
+
+
+def _color(node: Node, score: np.ndarray) -> None:
+    """Show an anomaly map as an overlay: transparent near 0, brightest at its maximum."""
+    top = float(score.max()) or 1.0
+    display = node.GetScalarVolumeDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0.0, top)
+    display.SetThreshold(0.05 * top, float(np.finfo(np.float32).max))
+    display.SetApplyThreshold(True)

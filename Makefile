@@ -1,0 +1,66 @@
+# Two commands for a person: `make run` and `make test`. Both set themselves up in .venv and need Python >= 3.11.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := run
+
+PYTHON ?= python3
+# What to segment: a file or a DICOM folder. Without it, the bundled sample.
+CT ?=
+OUT ?= out
+# Where torch comes from, for example https://download.pytorch.org/whl/cpu (small) or .../whl/cu128 (NVIDIA).
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+# What Slicer 5.10 ships; newer Slicers have what constraints.txt names.
+SLICER_5_10 := numpy==2.0.2 scipy==1.13.1
+
+.PHONY: run test test-slow lint bench clean
+
+run: $(VENV)/run.installed
+	@if [[ -n "$(CT)" ]]; then
+		$(BIN)/python -m LabelFreeCovidSegLib segment "$(CT)" -o "$(OUT)"
+	else
+		$(BIN)/python -m LabelFreeCovidSegLib sample -o "$(OUT)/sample.nii.gz"
+		$(BIN)/python -m LabelFreeCovidSegLib segment "$(OUT)/sample.nii.gz" -o "$(OUT)"
+	fi
+
+test: $(VENV)/dev.installed $(VENV)/slicer-5.10.installed lint
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@echo "Again, the unit tests with $(SLICER_5_10)"
+	PYTHONPATH=$(VENV)/slicer-5.10 $(BIN)/python -m pytest -n 2 -m "not slow and not installs" Testing/unit
+
+test-slow: $(VENV)/dev.installed
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PYTHONPATH=LabelFreeCovidSeg $(BIN)/lint-imports
+
+$(VENV)/torch.installed: constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit("Python %d.%d is too old: 3.11 or later is needed (make PYTHON=...)." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into $(VENV): torch (about 200 MB for the CPU, 3 GB with CUDA), SimpleITK, scipy and small ones (150 MB)."
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+$(VENV)/run.installed: $(VENV)/torch.installed pyproject.toml
+	@$(PIP) -e .
+	touch $@
+
+$(VENV)/dev.installed: $(VENV)/run.installed
+	@echo "Installing what the tests need: slicer-core, VTK, MONAI and small ones (500 MB)."
+	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/slicer-5.10.installed: $(VENV)/torch.installed
+	@rm -rf $(VENV)/slicer-5.10
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --target $(VENV)/slicer-5.10 $(SLICER_5_10)
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

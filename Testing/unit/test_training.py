@@ -1,0 +1,171 @@
+"""Training: samples by seed, runs that resume to the byte, checkpoints that refuse strangers."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from LabelFreeCovidSegLib import phantom
+from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
+from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.training import loop, prepare, scanlist
+from LabelFreeCovidSegLib.training.augment import augment, thicken
+from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
+from LabelFreeCovidSegLib.training.normnet import NormNetTrainee, cut
+
+TINY = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0), crop=(16, 32, 32), channels=(4, 8, 8), batch=2)
+RECIPE = {"method": "normnet", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    made = phantom.make(shape=(60, 86, 114), spacing_mm=(5.0, 3.0, 3.0), lesions=())
+    sitk.WriteImage(sitk.Cast(made.image(), sitk.sitkInt16), folder / "ct.nii.gz")
+    listed = [scanlist.ListedScan("chest", folder / "ct.nii.gz", exclude=((28, 31),))]
+    return prepare.prepare(listed, folder / "cache", TINY.spacing_mm, normnet.BRIGHT_HU)
+
+
+def train(cache, folder, iterations=6, resume=False, progress=lambda *_: None, **settings):
+    torch.manual_seed(0)
+    given = Settings(iterations=iterations, batch=2, every=2, device="cpu", **settings)
+    path = loop.fit(NormNetTrainee(TINY, cache), given, RECIPE, folder, resume, progress)
+    return path.read_bytes()
+
+
+def stop_at(iteration):
+    """Progress that cancels when it hears of `iteration`."""
+
+    def progress(fraction, phase):
+        if phase.startswith(f"Iteration {iteration},"):
+            raise CancelledError(phase)
+
+    return progress
+
+
+def test_a_sample_depends_on_its_seed_alone(cache):
+    trainee = NormNetTrainee(TINY, cache)
+    first = trainee.sample(np.random.SeedSequence(1))
+    trainee.sample(np.random.SeedSequence(2))
+    again, other = trainee.sample(np.random.SeedSequence(1)), trainee.sample(np.random.SeedSequence(2))
+    for name in ("image", "target"):
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["image"] != other["image"]).any()
+    assert first["image"].shape == first["target"].shape == (1, *TINY.crop)
+    assert first["image"].min() >= 0
+    assert first["image"].max() <= 1
+    assert set(np.unique(first["target"])) <= {0, 1}
+
+
+def test_the_same_run_gives_the_same_bytes_and_another_seed_others(cache, tmp_path):
+    one, same, other = (train(cache, tmp_path / str(n), 3, seed=seed) for n, seed in enumerate((0, 0, 1)))
+    assert one == same
+    assert one != other
+
+
+def test_drawing_samples_in_another_process_changes_nothing(cache, tmp_path):
+    assert train(cache, tmp_path / "here", 3) == train(cache, tmp_path / "there", 3, workers=1)
+
+
+def test_a_run_that_was_cut_off_resumes_to_the_same_bytes_and_curves(cache, tmp_path):
+    unbroken = train(cache, tmp_path / "unbroken")
+    with pytest.raises(CancelledError):
+        train(cache, tmp_path / "cut", progress=stop_at(3))
+    assert loop.read_checkpoint(tmp_path / "cut" / CHECKPOINT)[1] == 2
+    assert train(cache, tmp_path / "cut", resume=True) == unbroken
+    curves = [list(csv.reader((tmp_path / run / "curves.csv").open())) for run in ("unbroken", "cut")]
+    assert curves[0] == curves[1]
+    assert [row[0] for row in curves[0]] == ["iteration", *"123456"]
+
+
+def test_training_that_is_killed_resumes_to_the_same_bytes(cache, tmp_path):
+    script = """
+import sys
+sys.path[:0] = sys.argv[3].split(";")
+from pathlib import Path
+import test_training as t
+from LabelFreeCovidSegLib.training.prepare import open_cache
+t.train(open_cache(Path(sys.argv[1])), Path(sys.argv[2]), progress=lambda f, phase: print(phase, flush=True))
+"""
+    paths = ";".join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(loop.__file__)) + "/.."])
+    command = [sys.executable, "-c", script, str(cache.folder), str(tmp_path / "killed"), paths]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if line.startswith("Iteration 5,"):
+                child.send_signal(signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    assert loop.read_checkpoint(tmp_path / "killed" / CHECKPOINT)[1] == 4
+    assert train(cache, tmp_path / "killed", resume=True) == train(cache, tmp_path / "unbroken")
+
+
+def test_a_run_is_not_overwritten_unasked(cache, tmp_path):
+    before = train(cache, tmp_path, 2)
+    with pytest.raises(TrainingError, match=r"there is a run already\. Pass --resume"):
+        train(cache, tmp_path, 2)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_difference(cache, tmp_path):
+    train(cache, tmp_path, 2)
+    settings = Settings(iterations=4, batch=2, device="cpu")
+    with pytest.raises(TrainingError, match="differs in seed"):
+        loop.fit(NormNetTrainee(TINY, cache), settings, {**RECIPE, "seed": 9}, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04N."])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match="not a checkpoint of a training run"):
+        loop.read_checkpoint(path)
+
+
+def test_a_cache_of_another_grid_is_refused_with_the_command_that_helps(cache):
+    with pytest.raises(TrainingError, match="Run `train prepare --preset small`"):
+        NormNetTrainee(replace(TINY, spacing_mm=(1.0, 1.0, 1.0)), cache)
+
+
+def test_a_crop_near_the_end_of_a_block_is_filled_up_with_air():
+    lung = np.zeros((4, 8, 8), bool)
+    lung[:, :2, :2] = True
+    block = prepare.Block(np.where(lung, -850, -1024).astype(np.int16), lung)
+    hu, inside = cut(block, (16, 16, 16), np.random.default_rng(0))
+    assert hu.shape == inside.shape == (16, 16, 16)
+    assert inside.sum() == lung.sum()
+    assert (hu[~inside] == -1024).all()
+
+
+def test_augmentation_keeps_lung_and_density_together():
+    hu = np.full((8, 24, 24), -1000.0, np.float32)
+    lung = np.zeros(hu.shape, bool)
+    lung[:, 4:20, 2:8] = True
+    hu[lung] = 0.0
+    for seed in range(8):
+        varied, inside = augment(hu, lung, (1.5, 1.0, 1.0), np.random.default_rng(seed))
+        assert inside.sum() == lung.sum()
+        assert varied[inside].mean() > -300
+        assert varied[~inside].mean() < -850
+
+
+def test_thick_slices_are_straight_lines_between_their_centres():
+    hu = np.random.default_rng(0).normal(size=(31, 2, 2)).astype(np.float32)
+    thick = thicken(hu, 3.0)
+    bends = np.abs(np.diff(thick, n=2, axis=0)).max(axis=(1, 2))
+    assert (bends[2::3] > 1e-3).any()
+    np.testing.assert_allclose(np.delete(bends, np.s_[2::3]), 0, atol=1e-5)
+    assert thicken(hu, 0.8) is hu
+
+
+def test_the_loss_falls_within_a_few_iterations(cache, tmp_path):
+    torch.manual_seed(0)
+    preset = replace(TINY, learning_rate=1e-2)
+    loop.fit(NormNetTrainee(preset, cache), Settings(iterations=30, batch=2, device="cpu"), RECIPE, tmp_path)
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "curves.csv").open())]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])

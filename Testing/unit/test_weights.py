@@ -1,0 +1,110 @@
+"""The model store gives back what was stored, and refuses everything else."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.errors import WeightsError
+from torch import nn
+
+ENTRY = weights.Entry(
+    name="normnet", version="1.2.3", files={}, recipe={"preset": "small"}, scans=[], licence="Apache-2.0",
+    licence_confirmed=False, citation="", expects="",
+)  # fmt: skip
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+
+
+@pytest.fixture
+def store(tmp_path):
+    weights.store_entry(ENTRY, {"one.safetensors": network().state_dict()}, tmp_path)
+    return tmp_path
+
+
+def test_weights_come_back_as_float32_within_float16(store):
+    entry, (state,) = weights.load("normnet", store)
+    original = network().state_dict()
+    assert entry.version == "1.2.3"
+    assert list(entry.files) == ["one.safetensors"]
+    assert state["0.weight"].dtype == torch.float32
+    torch.testing.assert_close(state["0.weight"], original["0.weight"], rtol=1e-3, atol=1e-4)
+    filled = weights.fill(network(), state, entry)
+    torch.testing.assert_close(filled.state_dict()["0.weight"], state["0.weight"])
+
+
+def test_storing_the_same_weights_twice_gives_the_same_bytes(store, tmp_path_factory):
+    again = tmp_path_factory.mktemp("again")
+    weights.store_entry(ENTRY, {"one.safetensors": network().state_dict()}, again)
+    for name in ("one.safetensors", "manifest.json"):
+        assert (store / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_second_method_leaves_the_first_one_in_the_manifest(store):
+    other = weights.Entry(**{**vars(ENTRY), "name": "other"})
+    weights.store_entry(other, {"two.safetensors": network().state_dict()}, store)
+    assert set(weights.read_manifest(store)) == {"normnet", "other"}
+
+
+def test_an_unknown_name_is_answered_with_the_manifest_that_lacks_it(store):
+    with pytest.raises(WeightsError, match=r"manifest\.json: no weights for 'cyclegan'"):
+        weights.load("cyclegan", store)
+
+
+def test_a_missing_file_is_named(store):
+    (store / "one.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"one\.safetensors: this weight file is missing"):
+        weights.load("normnet", store)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:-1] + b"?", lambda data: b""])
+def test_a_damaged_file_is_refused_by_its_hash(store, damage):
+    path = store / "one.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(WeightsError, match=r"one\.safetensors: this is not the file that the manifest describes"):
+        weights.load("normnet", store)
+
+
+def test_a_pickle_is_never_opened_even_if_the_manifest_vouches_for_it(store, tmp_path):
+    witness = tmp_path / "witness"
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(witness), "w"))
+
+    data = pickle.dumps(Bomb())
+    (store / "one.safetensors").write_bytes(data)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["weights"][0]["files"]["one.safetensors"] = weights.hashlib.sha256(data).hexdigest()
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        weights.load("normnet", store)
+    assert not witness.exists()
+
+
+def test_weights_of_another_network_are_refused_with_an_example(store):
+    entry, (state,) = weights.load("normnet", store)
+    with pytest.raises(WeightsError, match=r"of another network: .* '0\.bias'"):
+        weights.fill(nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4)), state, entry)
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(WeightsError, match="not a manifest"):
+        weights.load("normnet", tmp_path)
+
+
+def test_a_write_that_is_cut_off_leaves_the_old_file(store, monkeypatch):
+    before = (store / "one.safetensors").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        weights.write_atomically(store / "one.safetensors", b"new")
+    assert (store / "one.safetensors").read_bytes() == before
