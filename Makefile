@@ -5,9 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
-# What to segment: a file or a DICOM folder. Without it, the bundled sample.
+# What to segment: a file or a DICOM folder. Without it, the bundled sample, with results in out/.
 CT ?=
-OUT ?= out
+OUT ?=
 # Where torch comes from, for example https://download.pytorch.org/whl/cpu (small) or .../whl/cu128 (NVIDIA).
 TORCH_INDEX ?=
 
@@ -21,10 +21,11 @@ SLICER_5_10 := numpy==2.0.2 scipy==1.13.1
 
 run: $(VENV)/run.installed
 	@if [[ -n "$(CT)" ]]; then
-		$(BIN)/python -m LabelFreeCovidSegLib segment "$(CT)" -o "$(OUT)"
+		$(BIN)/python -m LabelFreeCovidSegLib segment "$(CT)" $(if $(OUT),-o "$(OUT)")
 	else
-		$(BIN)/python -m LabelFreeCovidSegLib sample -o "$(OUT)/sample.nii.gz"
-		$(BIN)/python -m LabelFreeCovidSegLib segment "$(OUT)/sample.nii.gz" -o "$(OUT)"
+		out="$(or $(OUT),out)"
+		[[ -f "$$out/sample.nii.gz" ]] || $(BIN)/python -m LabelFreeCovidSegLib sample -o "$$out/sample.nii.gz"
+		$(BIN)/python -m LabelFreeCovidSegLib segment "$$out/sample.nii.gz" -o "$$out"
 	fi
 
 test: $(VENV)/dev.installed $(VENV)/slicer-5.10.installed lint

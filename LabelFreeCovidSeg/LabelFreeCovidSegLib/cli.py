@@ -168,6 +168,22 @@ def _summary(result: Result, out: Path) -> str:
     return "\n".join([*lines, "", DISCLAIMER])
 
 
+def _add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--out", type=Path, required=True, help="file for the CT, for example sample.nii.gz")
+    _add_job_arguments(parser)
+
+
+def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
+    session.reporter.progress(0.0, "Making the sample")
+    import SimpleITK as sitk
+
+    from LabelFreeCovidSegLib import output, phantom
+
+    path: Path = arguments.out.absolute()
+    output.write_image(sitk.Cast(phantom.make().image(), sitk.sitkInt16), path)
+    return Outcome(f"Sample CT in {path}", {"file": str(path)})
+
+
 def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib.methods.base import REGISTRY, card
 
@@ -186,6 +202,7 @@ def _train(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 COMMANDS = {
     "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
+    "sample": Command("Make the sample: a procedural chest CT with lesions.", _add_sample_arguments, _sample),
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),
     "train": Command("Train a method on unlabelled scans.", _add_train_arguments, _train),
 }

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
-from LabelFreeCovidSegLib.methods.base import Compute
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute: a torch device name and the precision of the network's arithmetic."""
+
+    device: str = "cpu"
+    precision: str = "float32"
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Compute:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from LabelFreeCovidSegLib.methods.base import Compute
+from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.progress import Progress, silent
 
 Tile = tuple[slice, ...]

@@ -192,6 +192,22 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
     progress(1.0, "Written")
 
 
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write one .nii.gz on its own, whole or not at all.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    with _explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_nifti(image, unfinished)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
 def describe_segments(labels: sitk.Image, segments: tuple[terminology.Segment, ...]) -> None:
     """Give a label image the header fields by which Slicer knows its segments.
 

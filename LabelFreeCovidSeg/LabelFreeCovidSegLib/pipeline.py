@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from LabelFreeCovidSegLib import __version__, device, quantify
+from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods import base
-from LabelFreeCovidSegLib.methods.base import Card, Compute, Prediction
+from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.quantify import Measurements
 from LabelFreeCovidSegLib.scan import Scan
@@ -88,7 +89,7 @@ def segment(
         versions=versions(),
         warnings=scan.notes + lung_mask.warnings + retried,
     )
-    progress(1.0, "Done")
+    progress(1.0, "Measuring")
     return Result(scan, lung_mask, classes, prediction.score, measurements, run)
 
 

@@ -1,11 +1,13 @@
 """Tiled prediction against what a network says of the whole volume."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import CancelledError
 from LabelFreeCovidSegLib.inference import cover, predict_tiles
-from LabelFreeCovidSegLib.methods.base import Compute
 from torch import nn
 
 WINDOW = (8, 16, 16)
@@ -92,4 +94,4 @@ def test_every_voxel_lies_in_a_tile_and_neighbours_overlap_enough(shape, overlap
     assert seen.min() >= 1
     for axis in range(3):
         starts = sorted({tile[axis].start for tile in tiles})
-        assert all(b - a <= WINDOW[axis] * (1 - overlap) + 1 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= WINDOW[axis] * (1 - overlap) + 1 for a, b in pairwise(starts))

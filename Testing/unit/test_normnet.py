@@ -38,7 +38,9 @@ def outline(intensity, healthy=None, lung=None):
 
 def test_tau_is_a_third():
     assert pytest.approx(1 / 3) == normnet.TAU
-    np.testing.assert_allclose(normnet.window(np.array([-1024.0, -800, -500, 100, 900])), [0, 0, 1 / 3, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        normnet.window(np.array([-1024.0, -800, -500, 100, 900])), [0, 0, 1 / 3, 1, 1], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("radius", "voxels", "peak", "seeded"), [(3, 123, 0.169, 0), (4, 257, 0.353, 365)])

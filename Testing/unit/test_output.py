@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import output, quantify, report, terminology
+from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import CancelledError, OutputError
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Compute
+from LabelFreeCovidSegLib.methods.base import Card
 from LabelFreeCovidSegLib.pipeline import Result, Run
 from LabelFreeCovidSegLib.scan import Grid, Scan
 

@@ -138,7 +138,9 @@ def tube_that_ends_at_the_border(bright):
     bright[10, 18:22, 5:25] = True
 
 
-@pytest.mark.parametrize(("paint", "removed"), [(rim, True), (tube_inside, False), (tube_that_ends_at_the_border, False)])
+@pytest.mark.parametrize(
+    ("paint", "removed"), [(rim, True), (tube_inside, False), (tube_that_ends_at_the_border, False)]
+)
 def test_a_bright_rim_is_an_edge_and_a_vessel_is_none(paint, removed):
     found = edges(paint)
     assert found.size

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from LabelFreeCovidSegLib import quantify, report, terminology
+from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Compute
+from LabelFreeCovidSegLib.methods.base import Card
 from LabelFreeCovidSegLib.pipeline import Result, Run
 from LabelFreeCovidSegLib.scan import Grid, Scan
 

@@ -12,17 +12,10 @@ import numpy as np
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
 
 if TYPE_CHECKING:
+    from LabelFreeCovidSegLib.device import Compute
     from LabelFreeCovidSegLib.lungs import LungMask
     from LabelFreeCovidSegLib.progress import Progress
     from LabelFreeCovidSegLib.scan import Scan
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how to compute: a torch device name and the precision of the network's arithmetic."""
-
-    device: str = "cpu"
-    precision: str = "float32"
 
 
 @dataclass(frozen=True)

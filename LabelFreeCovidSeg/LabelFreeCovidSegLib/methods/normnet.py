@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from torch import nn
 
-from LabelFreeCovidSegLib import inference, weights
+from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.inference import predict_tiles
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Compute, Prediction
+from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.networks.res_unet import PAPER_CHANNELS, ResUNet
 from LabelFreeCovidSegLib.postprocess import Lengths, box_mean, dilate
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM, V2, WITH_CONSOLIDATION, LesionModel
 
 CARD = Card(
@@ -132,6 +135,54 @@ def outline(
     return dilate(seeds & lung, growing.reach_mm, spacing_mm) & rim & lung
 
 
+@dataclass(frozen=True, eq=False)
+class Working:
+    """The lungs of a scan on the grid that the networks work on.
+
+    Attributes:
+        box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
+        grid: the working grid over the same box.
+        lung: (k, j, i) bool on `grid`, M. intensity: float32, H, 0 outside the lung.
+    """
+
+    box: tuple[slice, ...]
+    source: Grid
+    grid: Grid
+    lung: np.ndarray
+    intensity: np.ndarray
+
+    @classmethod
+    def of(cls, scan: Scan, lungs: LungMask, spacing_mm: Lengths) -> Working:
+        """Crop a scan to its lungs and bring both to `spacing_mm`."""
+        box = bounding_box(lungs.labels > 0, margin=(1, 1, 1))
+        source = scan.grid.covering(box, scan.grid.spacing_mm)
+        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+        lung = resample((lungs.labels[box] > 0).astype(np.uint8), source, grid, nearest=True) > 0
+        intensity = window(resample(scan.hu[box], source, grid, outside=AIR_HU)) * lung
+        return cls(box, source, grid, lung, intensity)
+
+    def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
+        """`array` on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""
+        result = np.zeros(lungs.labels.shape, dtype=np.float32)
+        result[self.box] = resample(array.astype(np.float32), self.grid, self.source) * (lungs.labels[self.box] > 0)
+        return result
+
+
+def conclude(work: Working, lungs: LungMask, probabilities: Sequence[np.ndarray]) -> Prediction:
+    """From what the networks say of each voxel to lesions on the scan's grid.
+
+    The score is the soft form of (d), averaged as for (e): 0 healthy to 1.
+
+    Args:
+        probabilities: of bright healthy tissue, one (k, j, i) float32 a network, on the working grid.
+    """
+    spacing = work.grid.spacing_mm
+    lesion = outline(work.intensity, recognised(probabilities), work.lung, spacing)
+    doubt = (work.intensity >= TAU) * work.lung * (1.0 - np.mean(probabilities, axis=0))
+    score = box_mean(doubt, Growing().seed_width_mm, spacing)
+    return Prediction((work.paste(lesion, lungs) >= 0.5).astype(np.uint8), work.paste(score, lungs))
+
+
 class NormNet:
     """Trained NormNets that vote.
 
@@ -149,39 +200,16 @@ class NormNet:
         self.weights = weights
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
-        """Outline the lesions. The score is the soft form of (d), averaged as for (e): 0 healthy to 1."""
-        spacing = self.preset.spacing_mm
-        box = bounding_box(lungs.labels > 0, margin=(1, 1, 1))
-        source = scan.grid.covering(box, scan.grid.spacing_mm)
-        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing)
-        progress(0.0, "Resampling")
-        lung = resample((lungs.labels[box] > 0).astype(np.uint8), source, grid, nearest=True) > 0
-        intensity = window(resample(scan.hu[box], source, grid, outside=-1024.0)) * lung
+        """Outline the lesions of one scan."""
+        progress(0.0, "Preparing the lungs")
+        work = Working.of(scan, lungs, self.preset.spacing_mm)
+        shares = np.linspace(0.05, 0.85, len(self.networks) + 1)
         probabilities = [
-            inference.predict_tiles(
-                network, intensity, lung, self.preset.crop, compute,
-                part(progress, 0.05 + 0.8 * n / len(self.networks), 0.05 + 0.8 * (n + 1) / len(self.networks)),
-            )
-            for n, network in enumerate(self.networks)
-        ]  # fmt: skip
+            predict_tiles(network, work.intensity, work.lung, self.preset.crop, compute, part(progress, start, stop))
+            for network, (start, stop) in zip(self.networks, pairwise(shares), strict=True)
+        ]
         progress(0.85, "Outlining lesions")
-        lesion = outline(intensity, recognised(probabilities), lung, spacing)
-        doubt = (intensity >= TAU) * lung * (1.0 - np.mean(probabilities, axis=0))
-        score = box_mean(doubt, Growing().seed_width_mm, spacing)
-        progress(0.95, "Back to the scan's grid")
-        return Prediction(
-            (_paste(lesion, grid, source, box, scan.grid, lungs.labels) >= 0.5).astype(np.uint8),
-            _paste(score, grid, source, box, scan.grid, lungs.labels),
-        )
-
-
-def _paste(
-    array: np.ndarray, grid: Grid, source: Grid, box: tuple[slice, ...], whole: Grid, lungs: np.ndarray
-) -> np.ndarray:
-    """`array` on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""
-    result = np.zeros(whole.shape, dtype=np.float32)
-    result[box] = resample(array.astype(np.float32), grid, source) * (lungs[box] > 0)
-    return result
+        return conclude(work, lungs, probabilities)
 
 
 def build(preset: Preset) -> ResUNet:
