@@ -116,7 +116,7 @@ class Stack:
     def __str__(self) -> str:
         text = f"series {self.first.number or 'without number'}"
         text += f", acquisition {self.first.acquisition}" if self.first.acquisition else ""
-        text += f" ({len(self.slices)} slices {self.gap_mm:.4g} mm apart"
+        text += f" ({len(self.slices)} slices, {self.gap_mm:.4g} mm apart"
         text += f", {self.first.thickness_mm:.4g} mm thick" if self.first.thickness_mm else ""
         return text + (f", kernel {self.first.kernel})" if self.first.kernel else ")")
 
@@ -191,6 +191,8 @@ _WHY_NOT = (
 
 def is_dicom(path: Path) -> bool:
     """Whether the file is named or starts like DICOM, with or without the preamble of part 10."""
+    if path.name.startswith("."):  # macOS leaves a ._001.dcm beside each 001.dcm on foreign disks
+        return False
     return path.suffix.lower() == ".dcm" or _starts_like_dicom(_head(path))
 
 
@@ -343,7 +345,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
     for root, folders, names in os.walk(folder, onerror=stop):
         folders.sort()
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names))
 
 
 def _head(path: Path) -> bytes:
@@ -357,8 +359,8 @@ def _starts_like_dicom(head: bytes) -> bool:
 
 def _damaged(path: Path) -> ScanError:
     return ScanError(
-        f"{path.parent.name}/{path.name}: empty, cut short or no DICOM image, so it can't be decoded. Export or copy it again; remove it "
-        "from the folder if it is not part of the scan."
+        f"{path.parent.name}/{path.name}: empty, cut short or no DICOM image, so it can't be decoded. Export or copy "
+        "it again; remove it from the folder if it is not part of the scan."
     )
 
 

@@ -113,7 +113,7 @@ def _volume(path: Path, image_io: str) -> tuple[sitk.Image, tuple[str, ...]]:
         image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise _skewed(path.name) from error
+            raise _skewed(path.name) from error  # ITK wants a lone sform straight to 1e-4
         raise _damaged(path.name, image_io.removesuffix("ImageIO")) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
@@ -240,6 +240,6 @@ def _damaged(name: str, kind: str) -> ScanError:
 
 def _skewed(name: str) -> ScanError:
     return ScanError(
-        f"{name}: its axes are not at right angles to {MAX_SKEW:g} (sheared), as after a gantry tilt or an affine "
+        f"{name}: its axes are not at right angles (sheared), as after a gantry tilt or an affine "
         f"registration. {_STRAIGHTEN}"
     )

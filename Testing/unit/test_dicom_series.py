@@ -24,7 +24,7 @@ def chest(slices: int = 20) -> np.ndarray:
 
 def ct(array: np.ndarray | None = None, direction: tuple[float, ...] = LPS) -> sitk.Image:
     image = sitk.GetImageFromArray(chest() if array is None else array)
-    image.SetSpacing((5.0, 5.0, 5.0))
+    image.SetSpacing((4.0, 4.5, 5.0))
     image.SetOrigin((-150.0, -140.0, -60.0))
     image.SetDirection(direction)
     return image
@@ -95,7 +95,7 @@ def test_a_dicom_folder_is_read_where_it_lies(tmp_path):
     scan = read(tmp_path / "dicom")
     assert_is(scan, ct())
     assert scan.name == "dicom"
-    assert scan.notes == ("Read DICOM series 2 (20 slices 5 mm apart, 5 mm thick, kernel STANDARD).",)
+    assert scan.notes == ("Read DICOM series 2 (20 slices, 5 mm apart, 5 mm thick, kernel STANDARD).",)
 
 
 def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
@@ -117,13 +117,13 @@ def test_slices_in_subfolders_beside_other_files_are_found(tmp_path):
     for path in paths[::2]:
         path.rename(tmp_path / "disc" / "B" / path.name)
     (tmp_path / "disc" / "README.txt").write_text("not DICOM")
-    (tmp_path / "disc" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "disc" / "A" / "._000.dcm").write_bytes(b"macOS was here")
     assert_is(read(tmp_path / "disc"), ct())
 
 
 def test_slice_distance_comes_from_positions_not_from_thickness(tmp_path):
     write_series(tmp_path / "dicom", ct(), t0018_0050="7.5")
-    assert read(tmp_path / "dicom").grid.spacing_mm == pytest.approx((5, 5, 5))
+    assert read(tmp_path / "dicom").grid.spacing_mm == pytest.approx((5, 4.5, 4))
 
 
 def test_an_oblique_dicom_series_is_read_where_it_lies(tmp_path):
@@ -205,6 +205,17 @@ def test_steps_of_one_scan_with_acquisitions_of_their_own_stay_one_volume(tmp_pa
     assert_is(read(tmp_path), whole)
 
 
+def test_interleaved_acquisitions_stay_one_volume(tmp_path):
+    whole = ct()
+    write_series(tmp_path / "even", whole, t0020_0012="1")
+    write_series(tmp_path / "odd", whole, t0020_0012="2")
+    for k in range(20):
+        (tmp_path / ("even", "odd")[(k + 1) % 2] / f"{k:03}.dcm").unlink()
+    scan = read(tmp_path)
+    assert_is(scan, whole)
+    assert len(scan.notes) == 1
+
+
 def test_no_tag_that_identifies_a_patient_reaches_the_notes(tmp_path):
     write_series(tmp_path, ct(), t0010_0010="Doe^Jane", t0010_0020="4711", t0008_103e="Doe Jane chest")
     told = " ".join(read(tmp_path).notes)
@@ -266,7 +277,7 @@ def test_a_missing_slice_is_named_by_its_neighbours(tmp_path):
 
 def test_one_slice_alone_is_too_little(tmp_path):
     path = write_series(tmp_path, ct(chest(1)))[0]
-    refused(path, "1 slices", "too little", "all slices")
+    refused(path, "1 slices,", "too little", "all slices")
 
 
 def test_a_file_that_is_there_twice_is_named(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -165,7 +165,8 @@ def save_checkpoint(
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
-    header = {"iteration": str(iteration), "recipe": json.dumps(recipe, sort_keys=True)}
+    # One key: safetensors writes several in random order, and the same run shall give the same bytes.
+    header = {"run": json.dumps({"iteration": iteration, "recipe": recipe}, sort_keys=True)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, write_safetensors(plain, metadata=header))
 
@@ -195,10 +196,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]
     """Recipe, iteration and tensors of a checkpoint. Raises `TrainingError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata()
+            run = json.loads(file.metadata()["run"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        return json.loads(header["recipe"]), int(header["iteration"]), tensors
-    except Exception as error:  # safetensors raises its own class, OSError or KeyError, by what is wrong
+        return run["recipe"], run["iteration"], tensors
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of a training run ({error}).") from error
 
 

@@ -1,0 +1,63 @@
+"""The weights that ship: what they were trained on, and what they find in the sample."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from LabelFreeCovidSegLib import device, lungs, phantom, weights
+from LabelFreeCovidSegLib.evaluation import planted
+from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.training import scanlist
+
+LIST = Path(scanlist.__file__).with_name("shipped_normnet.toml")
+
+
+def listed(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # the scans themselves are not part of the project
+    return scanlist.read(LIST)
+
+
+def test_they_were_trained_on_the_listed_scans_and_on_nothing_else(monkeypatch):
+    entry, _ = weights.load("normnet")
+    scans = listed(monkeypatch)
+    assert [scan["name"] for scan in entry.scans] == [scan.name for scan in scans]
+    assert {scan["licence"] for scan in entry.scans} <= {"CC BY 3.0", "CC BY 4.0"}
+    assert not [scan for scan in scans if "phantom" in scan.name or "sample" in scan.name]
+
+
+def test_the_manifest_says_what_a_user_has_to_know():
+    entry, states = weights.load("normnet")
+    assert entry.recipe["preset"] == "small"
+    assert {"iterations", "batch", "precision", "seeds"} <= set(entry.recipe)
+    assert len(states) == len(entry.files) == len(entry.recipe["seeds"])
+    assert entry.licence_confirmed is False
+    assert entry.citation.startswith("Yao Q")
+    assert sum(path.stat().st_size for path in weights.folder().glob("*.safetensors")) < 13e6
+
+
+@pytest.fixture(scope="module")
+def outlined():
+    """The sample, diseased and healthy, with the masks found in both."""
+    model, compute = normnet.load(), device.choose("cpu")
+    pairs = []
+    for lesions in (phantom.LESION_MIX, ()):
+        made = phantom.make(lesions=lesions)
+        pairs.append((made, model.predict(made.scan, lungs.find_lungs(made.scan), compute, silent).lesion))
+    return pairs
+
+
+def test_dense_ground_glass_and_consolidation_of_the_sample_are_found(outlined):
+    (made, lesion), _ = outlined
+    scores = planted.score(lesion, made)
+
+    def mean(kind, least_mm):
+        return np.mean([s.dice for s in scores if s.kind == kind.name and s.radius_mm >= least_mm])
+
+    assert mean(phantom.DENSE, 8) >= 0.75
+    assert mean(phantom.SOLID, 12) >= 0.65
+
+
+def test_hardly_anything_is_marked_in_the_healthy_sample(outlined):
+    _, (made, lesion) = outlined
+    assert planted.false_share(lesion, made) <= 0.01
