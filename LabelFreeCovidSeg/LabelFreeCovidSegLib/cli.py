@@ -162,7 +162,8 @@ def _summary(result: Result, out: Path) -> str:
         f"Consolidation from {band.consolidation_hu:g} HU on, in the CT smoothed by {band.smoothing_mm:g} mm.",
         f"{run.card.title} on {run.compute.device} in {run.compute.precision}, {sum(run.seconds.values()):.0f} s.",
     ]
-    lines += [f"Note: {warning}" for warning in run.warnings]
+    lines += result.scan.notes
+    lines += [f"Please note: {warning}" for warning in run.warnings]
     lines += ["", f"Results in {out}"]
     lines += [f"  {name:18}{content}" for name, content in FILES.items()]
     return "\n".join([*lines, "", DISCLAIMER])

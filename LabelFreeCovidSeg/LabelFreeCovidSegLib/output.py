@@ -273,6 +273,7 @@ def _measurements(result: Result, hashes: dict[str, str]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "scan": _scan(result.scan),
+        "notes": list(result.scan.notes),
         "lungs": result.lungs.source,
         "method": dataclasses.asdict(run.card),
         "weights": run.weights,

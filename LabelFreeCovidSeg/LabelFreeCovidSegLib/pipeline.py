@@ -21,7 +21,12 @@ from LabelFreeCovidSegLib.scan import Scan
 
 @dataclass(frozen=True)
 class Run:
-    """How a result came about: enough to repeat it and to judge it."""
+    """How a result came about: enough to repeat it and to judge it.
+
+    Attributes:
+        seconds: of each step.
+        warnings: what a reader of the result should look at, one sentence each.
+    """
 
     card: Card
     weights: str
@@ -87,7 +92,7 @@ def segment(
         compute=compute,
         seconds=clock.seconds,
         versions=versions(),
-        warnings=scan.notes + lung_mask.warnings + retried,
+        warnings=lung_mask.warnings + retried,
     )
     progress(1.0, "Measuring")
     return Result(scan, lung_mask, classes, prediction.score, measurements, run)

@@ -52,7 +52,7 @@ def result_of(scan: Scan) -> Result:
         compute=Compute(),
         seconds={"lungs": 1.0, "lesions": 2.0},
         versions={"LabelFreeCovidSeg": "0.1.0"},
-        warnings=scan.notes,
+        warnings=("Look at the lungs.",),
     )
     return Result(scan, mask, classes, score, quantify.measure(classes, mask, scan.grid.voxel_ml), run)
 
@@ -168,7 +168,8 @@ def test_the_numbers_say_what_how_and_where(result, tmp_path):
     assert numbers["scan"]["name"] == "ct.nii.gz"
     assert numbers["scan"]["grid_lps_mm"]["direction"] == pytest.approx(OBLIQUE)
     assert numbers["band"] == {"consolidation_hu": -300.0, "smoothing_mm": 1.0, "island_ml": 0.1}
-    assert numbers["warnings"] == ["One series was chosen."]
+    assert numbers["notes"] == ["One series was chosen."]
+    assert numbers["warnings"] == ["Look at the lungs."]
     assert numbers["weights"] == "stand-in 1.0 (12ab34cd)"
     for name, sha256 in numbers["files"].items():
         assert hashlib.sha256(files[name].read_bytes()).hexdigest() == sha256
