@@ -169,7 +169,7 @@ def _add_ellipsoid(
     """Add a turned and elastically deformed ellipsoid to `lesion`; `units` is the voxel in the paper's voxels."""
     rms = rng.uniform(*shapes.elastic_rms) * semi_axes.mean()
     sigma = rng.uniform(*shapes.elastic_sigma)
-    turn = Rotation.random(rng=rng).as_matrix()
+    turn = Rotation.random(None, rng).as_matrix()  # by position: scipy renamed the argument
     # The turned ellipsoid reaches sqrt(sum (a_n R_n)^2) along each axis; two rms hold nearly all displacement.
     reach = (np.sqrt(((turn * semi_axes) ** 2).sum(axis=1)) + 2 * rms) / units
     lower = np.maximum(np.floor(centre - reach).astype(int), 0)
