@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from LabelFreeCovidSegLib import phantom
 from LabelFreeCovidSegLib.errors import CancelledError, LungError
 from LabelFreeCovidSegLib.lungs import find_lungs, plausibility
 from LabelFreeCovidSegLib.scan import Grid, Scan
@@ -217,3 +218,17 @@ def test_implausible_volumes_are_said_in_words(right_ml, left_ml, said):
     warnings = plausibility.warnings(labels_of(right_ml, left_ml), grid)
     assert len(warnings) == len(said)
     assert all(part in text for part, text in zip(said, warnings, strict=True))
+
+
+def test_a_consolidation_on_the_heart_with_lung_around_it_is_inside():
+    made = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
+    (retrocardiac,) = (
+        lesion.label
+        for lesion in made.planted
+        if lesion.kind is phantom.SOLID and lesion.radius_mm == 16 and lesion.subpleural
+    )
+    found = find_lungs(made.scan).labels
+    assert (found[made.instances == retrocardiac] > 0).mean() > 0.9
+    for side in (1, 2):
+        dice = 2 * ((found == side) & (made.lungs == side)).sum() / ((found == side).sum() + (made.lungs == side).sum())
+        assert dice > 0.98

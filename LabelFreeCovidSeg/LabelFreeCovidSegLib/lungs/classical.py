@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from LabelFreeCovidSegLib.errors import LungError
-from LabelFreeCovidSegLib.lungs import airways, chestwall, plausibility
+from LabelFreeCovidSegLib.lungs import airways, chestwall, plausibility, protrusions
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, closing, dilation, distance, erosion, keep, largest, opening
 from LabelFreeCovidSegLib.progress import Progress, silent
@@ -133,10 +133,11 @@ def watershed(hu: np.ndarray, markers: np.ndarray) -> np.ndarray:
 
 
 def fill(hu: np.ndarray, labels: np.ndarray, gas: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """`labels` closed over vessels, nodules and the consolidation at the chest wall."""
+    """`labels` closed over vessels, nodules, and consolidation at the chest wall or the mediastinum."""
     bronchi = dilation(gas, 3.0, spacing)
     closed = close_each(labels, bronchi, spacing)
-    dense = chestwall.dense_lung(hu, closed > 0, spacing) & ~bronchi
+    dense = chestwall.dense_lung(hu, closed > 0, spacing) | protrusions.dense_lung(hu, closed > 0, gas, spacing)
+    dense &= ~bronchi
     nearer_right = distance(closed == RIGHT, spacing) < distance(closed == LEFT, spacing)
     closed[dense] = np.where(nearer_right, RIGHT, LEFT)[dense]
     closed = close_each(closed, bronchi, spacing)
