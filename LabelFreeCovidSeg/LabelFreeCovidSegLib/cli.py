@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import sys
 import time
 import traceback
@@ -193,12 +192,15 @@ def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    importlib.import_module("LabelFreeCovidSegLib.training.command").add_arguments(parser, _add_job_arguments)
+    from LabelFreeCovidSegLib.training import command
+
+    command.add_arguments(parser, _add_job_arguments)
 
 
 def _train(arguments: argparse.Namespace, session: Session) -> Outcome:
-    train = importlib.import_module("LabelFreeCovidSegLib.training.command")
-    return Outcome(train.run(arguments, session.reporter.progress))
+    from LabelFreeCovidSegLib.training import command
+
+    return Outcome(command.run(arguments, session.reporter.progress))
 
 
 COMMANDS = {

@@ -41,6 +41,6 @@ def find_lungs(scan: Scan, lungs: str | Path = "classical", progress: Progress =
         from LabelFreeCovidSegLib.lungs.classical import find
 
         return find(scan, progress)
-    import LabelFreeCovidSegLib.lungs.external as external
+    from LabelFreeCovidSegLib.lungs.external import given, lungmask
 
-    return external.lungmask(scan, progress) if lungs == "lungmask" else external.given(scan, Path(lungs))
+    return lungmask(scan, progress) if lungs == "lungmask" else given(scan, Path(lungs))
