@@ -2,27 +2,17 @@
 
 import gzip
 import os
-import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from LabelFreeCovidSegLib.errors import ScanError
 from LabelFreeCovidSegLib.read import read
+from reading import assert_is, assert_refused, chest
 
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"]
-
-
-def chest(slices: int = 20, dtype: type = np.int16) -> np.ndarray:
-    """(slices, 48, 64) HU: air, a soft body, two lungs, and a voxel that tells the slices apart."""
-    hu = np.full((slices, 48, 64), -1000, dtype)
-    hu[:, 6:42, 8:56] = 40
-    hu[:, 12:36, 12:28] = hu[:, 12:36, 36:52] = -850
-    hu[:, 7, 9] = 100 + np.arange(slices)
-    return hu
 
 
 def ct(
@@ -40,29 +30,6 @@ def ct(
 def write(path: Path, image: sitk.Image) -> Path:
     sitk.WriteImage(image, path)
     return path
-
-
-def assert_is(scan, image: sitk.Image) -> None:
-    """The scan is that image, value by value and place by place."""
-    again = scan.native_image(scan.hu)
-    assert np.array_equal(sitk.GetArrayFromImage(again), sitk.GetArrayFromImage(image))
-    assert again.GetSpacing() == pytest.approx(image.GetSpacing())
-    assert again.GetOrigin() == pytest.approx(image.GetOrigin())
-    assert again.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
-
-
-def refused(path: Path, *words: str) -> str:
-    """Read `path`; it must be refused with a message that holds its name and all `words`, and leave no file behind."""
-    parent = path.parent
-    before = {file: file.lstat().st_mtime_ns for file in parent.rglob("*")}
-    with pytest.raises(ScanError) as caught:
-        read(path)
-    message = str(caught.value)
-    for word in (path.name, *words):
-        assert word in message
-    assert not re.search("ITK|Exception|0x[0-9a-f]{6}", message)
-    assert {file: file.lstat().st_mtime_ns for file in parent.rglob("*")} == before
-    return message
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.nhdr", "a.mha", "a.mhd", "Thorax für Üb 1.nrrd"])
@@ -146,79 +113,83 @@ def test_a_link_is_followed_and_keeps_its_own_name(tmp_path):
 
 def test_an_8_bit_picture_is_called_a_windowed_picture(tmp_path):
     grey = ((np.clip(chest(), -1000, 500) + 1000) * (255 / 1500)).astype(np.uint8)
-    refused(write(tmp_path / "ct.nii.gz", ct(grey)), "0..176", "windowed picture", "not HU", "DICOM series")
+    assert_refused(write(tmp_path / "ct.nii.gz", ct(grey)), "0..176", "windowed picture", "not HU", "DICOM series")
 
 
 def test_a_mask_is_not_hu(tmp_path):
-    refused(write(tmp_path / "lesions.nii.gz", ct((chest() < -800).astype(np.uint8))), "0..1", "mask")
+    assert_refused(write(tmp_path / "lesions.nii.gz", ct((chest() < -800).astype(np.uint8))), "0..1", "mask")
 
 
 def test_a_ct_that_lost_its_rescale_is_told_so(tmp_path):
     stored = (chest() + 1024).astype(np.uint16)
-    refused(write(tmp_path / "stored.nrrd", ct(stored)), "rescale", "lost", "slope and intercept")
+    assert_refused(write(tmp_path / "stored.nrrd", ct(stored)), "rescale", "lost", "slope and intercept")
 
 
 def test_padding_does_not_pass_for_air(tmp_path):
     stored = chest() + 1024
     stored[:, :6] = -2000
-    refused(write(tmp_path / "stored.nrrd", ct(stored)), "rescale", "lost")
+    assert_refused(write(tmp_path / "stored.nrrd", ct(stored)), "rescale", "lost")
 
 
 def test_mr_is_not_hu(tmp_path):
     mr = np.random.default_rng(0).gamma(2.0, 200.0, chest().shape).astype(np.int16)
-    refused(write(tmp_path / "mr.nii", ct(mr)), "values span", "MR", "rescale", "Export")
+    assert_refused(write(tmp_path / "mr.nii", ct(mr)), "values span", "MR", "rescale", "Export")
 
 
 def test_a_normalised_volume_is_not_hu(tmp_path):
-    refused(write(tmp_path / "norm.nii", ct((chest() / 1000).astype(np.float32))), "-1..0.04", "normalised", "Export")
+    assert_refused(
+        write(tmp_path / "norm.nii", ct((chest() / 1000).astype(np.float32))), "-1..0.04", "normalised", "Export"
+    )
 
 
 def test_a_scan_without_soft_tissue_is_not_a_chest(tmp_path):
-    refused(write(tmp_path / "air.nrrd", ct(np.where(chest() > 0, -500, chest()))), "soft tissue", "0.0%")
+    assert_refused(write(tmp_path / "air.nrrd", ct(np.where(chest() > 0, -500, chest()))), "soft tissue", "0.0%")
 
 
 @pytest.mark.parametrize("value", [0, -1024, 40])
 def test_one_value_everywhere_is_no_picture(tmp_path, value):
-    refused(write(tmp_path / "flat.nrrd", ct(np.full_like(chest(), value))), "nothing but one value", "Export")
+    assert_refused(write(tmp_path / "flat.nrrd", ct(np.full_like(chest(), value))), "nothing but one value", "Export")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_is_refused(tmp_path, value):
     array = chest().astype(np.float32)
     array[3, 4, 5] = value
-    refused(write(tmp_path / "ct.nrrd", ct(array)), "NaN or infinite", "-1024")
+    assert_refused(write(tmp_path / "ct.nrrd", ct(array)), "NaN or infinite", "-1024")
 
 
 def test_colour_is_refused(tmp_path):
     image = sitk.Image([64, 48, 20], sitk.sitkVectorUInt8, 3)
-    refused(write(tmp_path / "rgb.nrrd", image), "several numbers", "colour", "Export")
+    assert_refused(write(tmp_path / "rgb.nrrd", image), "several numbers", "colour", "Export")
 
 
 def test_complex_values_are_refused(tmp_path):
-    refused(write(tmp_path / "k.nii", sitk.Image([64, 48, 20], sitk.sitkComplexFloat32)), "complex", "Export")
+    assert_refused(write(tmp_path / "k.nii", sitk.Image([64, 48, 20], sitk.sitkComplexFloat32)), "complex", "Export")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_2d_image_is_refused(tmp_path, suffix):
-    refused(write(tmp_path / f"slice{suffix}", ct()[:, :, 5]), "2-D", "whole CT")
+    assert_refused(write(tmp_path / f"slice{suffix}", ct()[:, :, 5]), "2-D", "whole CT")
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_a_4d_image_is_refused(tmp_path, suffix):
-    refused(write(tmp_path / f"time{suffix}", sitk.JoinSeries([ct(), ct()])), "4-D", "64 x 48 x 20 x 2", "frame")
+    assert_refused(write(tmp_path / f"time{suffix}", sitk.JoinSeries([ct(), ct()])), "4-D", "64 x 48 x 20 x 2", "frame")
 
 
 def test_few_slices_are_refused(tmp_path):
-    refused(write(tmp_path / "thin.nrrd", ct(chest(9), (5, 5, 10))), "64 x 48 x 9", "too small", "at least 10 slices")
+    assert_refused(
+        write(tmp_path / "thin.nrrd", ct(chest(9), (5, 5, 10))), "64 x 48 x 9", "too small", "at least 10 slices"
+    )
 
 
 def test_a_small_field_of_view_is_refused(tmp_path):
-    refused(write(tmp_path / "small.nrrd", ct(spacing=(1, 1, 5))), "too small", "60 mm", "whole scan")
+    assert_refused(write(tmp_path / "small.nrrd", ct(spacing=(1, 1, 5))), "too small", "60 mm", "whole scan")
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_a_unit_of_length_that_cant_be_is_refused(tmp_path, scale):
-    refused(write(tmp_path / "unit.nrrd", ct(spacing=(5 * scale,) * 3)), "unit of length", "mm", "Export")
+    assert_refused(write(tmp_path / "unit.nrrd", ct(spacing=(5 * scale,) * 3)), "unit of length", "mm", "Export")
 
 
 def test_a_nifti_file_in_metres_that_are_millimetres_is_refused(tmp_path):
@@ -226,7 +197,7 @@ def test_a_nifti_file_in_metres_that_are_millimetres_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[123] = 1  # xyzt_units: metre
     path.write_bytes(data)
-    refused(path, "5000 x 5000 x 5000 mm", "unit of length")
+    assert_refused(path, "5000 x 5000 x 5000 mm", "unit of length")
 
 
 @pytest.mark.parametrize(("qform", "shear"), [(0, 0.2), (1, 0.2), (0, 2e-3), (1, 2e-3), (0, 8e-4)])
@@ -236,14 +207,14 @@ def test_a_sheared_nifti_file_is_refused_even_if_its_qform_is_straight(tmp_path,
     data[252:256] = np.array([qform, 1], "<i2").tobytes()
     data[280:328] = np.array([[-5, 0, 0, 0], [0, -5, 5 * shear, 0], [0, 0, 5, 0]], "<f4").tobytes()
     path.write_bytes(data)
-    refused(path, "right angles", "sheared", "Resample")
+    assert_refused(path, "right angles", "sheared", "Resample")
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_a_sheared_file_is_refused_beyond_one_in_a_thousand(tmp_path, suffix):
     image = ct()
     image.SetDirection((1, 0, 0, 0, 1, 0.02, 0, 0, 1))
-    refused(write(tmp_path / f"sheared{suffix}", image), "right angles", "gantry tilt", "Resample")
+    assert_refused(write(tmp_path / f"sheared{suffix}", image), "right angles", "gantry tilt", "Resample")
     image.SetDirection((1, 0, 0, 0, 1, 0.0008, 0, 0, 1))
     assert read(write(tmp_path / f"straight{suffix}", image)).hu.shape == (20, 48, 64)
 
@@ -252,7 +223,7 @@ def test_a_sheared_file_is_refused_beyond_one_in_a_thousand(tmp_path, suffix):
 def test_an_empty_file_is_refused(tmp_path, suffix):
     path = tmp_path / f"ct{suffix}"
     path.touch()
-    refused(path, "empty", "again")
+    assert_refused(path, "empty", "again")
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
@@ -264,14 +235,14 @@ def test_a_file_cut_short_is_refused(tmp_path, suffix, compressed, share):
     sitk.WriteImage(ct(noisy), path, compressed)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    refused(path, "cut short", "again")
+    assert_refused(path, "cut short", "again")
 
 
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
 def test_a_header_without_its_data_is_refused(tmp_path, suffix):
     path = write(tmp_path / f"ct{suffix}", ct())
     next(file for file in tmp_path.iterdir() if file != path).unlink()
-    refused(path, "no complete", "again")
+    assert_refused(path, "no complete", "again")
 
 
 def test_a_nifti_file_whose_length_fits_but_whose_bytes_rotted_is_refused(tmp_path):
@@ -280,27 +251,27 @@ def test_a_nifti_file_whose_length_fits_but_whose_bytes_rotted_is_refused(tmp_pa
     rotten = bytearray(gzip.compress(plain, 0))
     rotten[len(rotten) // 2] ^= 255
     path.write_bytes(rotten)
-    refused(path, "damaged", "again")
+    assert_refused(path, "damaged", "again")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_another_kind_of_file_under_a_known_suffix_is_refused(tmp_path, suffix):
     path = tmp_path / f"ct{suffix}"
     path.write_bytes(b"This is a letter. " * 100)
-    refused(path, "another format", "again")
+    assert_refused(path, "another format", "again")
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
-    refused(tmp_path / "nowhere.nii.gz", "does not exist", "Check the path")
+    assert_refused(tmp_path / "nowhere.nii.gz", "does not exist", "Check the path")
 
 
 def test_an_unknown_suffix_is_answered_with_the_known_ones(tmp_path):
     (tmp_path / "report.pdf").write_bytes(b"%PDF")
-    refused(tmp_path / "report.pdf", "not a scan format", "DICOM folder", *SUFFIXES)
+    assert_refused(tmp_path / "report.pdf", "not a scan format", "DICOM folder", *SUFFIXES)
 
 
 def test_a_picture_file_is_called_a_picture(tmp_path):
-    refused(write(tmp_path / "slice.png", sitk.Image([64, 64], sitk.sitkUInt8)), "2-D picture", "DICOM folder")
+    assert_refused(write(tmp_path / "slice.png", sitk.Image([64, 64], sitk.sitkUInt8)), "2-D picture", "DICOM folder")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
@@ -315,7 +286,7 @@ def test_what_may_not_be_opened_is_refused(name):
         if root:
             os.seteuid(65534)
         try:
-            refused(path, "can't be opened", "Permission denied", "copy it")
+            assert_refused(path, "can't be opened", "Permission denied", "copy it")
         finally:
             if root:
                 os.seteuid(0)

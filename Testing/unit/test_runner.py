@@ -224,10 +224,13 @@ def test_a_second_run_is_refused_while_one_is_going_on_and_allowed_after_it(tmp_
     assert heard.log == ["again"]
 
 
-def test_stopping_when_nothing_runs_does_nothing():
-    runner = SubprocessRunner()
+def test_stopping_when_nothing_runs_leaves_the_runner_ready(tmp_path):
+    runner, heard = SubprocessRunner(), Heard()
     runner.stop()
     runner.wait()
+    runner.start(["-c", "print('here')"], tmp_path, heard.listener())
+    runner.wait()
+    assert heard.log == ["here"]
 
 
 def test_a_listener_that_raises_leaves_the_runner_ready_for_the_next_run(tmp_path):
