@@ -16,8 +16,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 # What Slicer 5.10 ships; newer Slicers have what constraints.txt names.
 SLICER_5_10 := numpy==2.0.2 scipy==1.13.1
+# Two test processes with a thread each: with as many threads as cores in both, they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: run test test-slow lint bench clean
+.PHONY: run test lint clean
 
 run: $(VENV)/run.installed
 	@if [[ -n "$(CT)" ]]; then
@@ -29,12 +31,9 @@ run: $(VENV)/run.installed
 	fi
 
 test: $(VENV)/dev.installed $(VENV)/slicer-5.10.installed lint
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(PYTEST) -n 2
 	@echo "Again, the unit tests with $(SLICER_5_10)"
-	PYTHONPATH=$(VENV)/slicer-5.10 $(BIN)/python -m pytest -n 2 -m "not slow and not installs" Testing/unit
-
-test-slow: $(VENV)/dev.installed
-	@$(BIN)/python -m pytest -m slow
+	PYTHONPATH=$(VENV)/slicer-5.10 $(PYTEST) -n 2 -m "not installs" Testing/unit
 
 lint: $(VENV)/dev.installed
 	@$(BIN)/ruff check .
