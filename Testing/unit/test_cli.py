@@ -290,3 +290,16 @@ def test_inside_the_application_the_script_ends_it_with_its_exit_code(tmp_path, 
     monkeypatch.chdir(tmp_path)
     script.run("segment")
     assert codes == [code]
+
+
+def test_a_scan_without_lungs_in_view_is_refused_and_nothing_is_written(tmp_path, capsys):
+    hu = np.full((30, 60, 60), -1000, np.int16)
+    hu[:, 10:50, 10:50] = 40  # a leg, say
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing((5.0, 5.0, 5.0))
+    sitk.WriteImage(image, tmp_path / "leg.nii.gz")
+    assert cli.main(["segment", str(tmp_path / "leg.nii.gz"), "-o", str(tmp_path / "out"), "--progress", "none"]) == 1
+    message = capsys.readouterr().err
+    assert "leg.nii.gz: no lungs in view (less than 300 mL" in message
+    assert "Load a chest CT" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["leg.nii.gz"]
