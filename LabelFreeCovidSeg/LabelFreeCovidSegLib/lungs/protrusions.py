@@ -17,9 +17,8 @@ BESIDE_MM = 3.0
 NECK_MM = 3.5
 """Vessels and sheets in which a ball of this radius does not fit are cut off."""
 LEAST_ML = 0.8
-LUNG_FACING = 0.7
-"""Share of the surface with lung behind it. A hilum full of contrast, the most that healthy scans hold of it, comes to
-0.5; planted retrocardiac consolidation to 0.8 and more."""
+LUNG_FACING = 2 / 3
+"""Share of the surface with lung behind it. What comes nearest on healthy scans, a hilum full of contrast, has 0.5."""
 BONE_ABOVE_HU = 180.0
 
 
