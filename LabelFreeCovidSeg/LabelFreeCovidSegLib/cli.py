@@ -106,7 +106,9 @@ def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", choices=REGISTRY, default="normnet", help="(default: normnet)")
     parser.add_argument(
-        "--lungs", default="classical", help="classical, lungmask, or the file of a lung mask (default: classical)"
+        "--lungs",
+        default="classical",
+        help="classical, lungmask, or the file of a lung mask (default: classical)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")

@@ -4,6 +4,7 @@ python Testing/benchmarks/look.py RESULTS CT sheet.png [--every 10]
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,27 @@ from scipy import ndimage
 COLUMNS = 5
 
 
-def outlined(grey: np.ndarray, lungs: np.ndarray, lesions: np.ndarray) -> np.ndarray:
-    """A slice in the lung window with both outlines, (j, i, 3) uint8."""
+BLUE, GREEN, RED = (0, 160, 255), (60, 230, 60), (255, 40, 40)
+
+
+def outlined(grey: np.ndarray, masks: Mapping[tuple[int, int, int], np.ndarray]) -> np.ndarray:
+    """A slice in the lung window with the outlines of `masks`, by colour; (j, i, 3) uint8."""
     rgb = np.repeat((np.clip((grey + 1350) / 1500, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
-    for mask, colour in ((lungs, (0, 160, 255)), (lesions, (255, 40, 40))):
+    for colour, mask in masks.items():
         rgb[mask & ~ndimage.binary_erosion(mask)] = colour
     return rgb
+
+
+def write_sheet(
+    path: Path, hu: np.ndarray, masks: Mapping[tuple[int, int, int], np.ndarray], slices: Sequence[int]
+) -> None:
+    """Write a picture of these slices of `hu` (k, j, i), cut to the rows of the first mask."""
+    rows = np.flatnonzero(next(iter(masks.values())).any(axis=(0, 2)))
+    part = slice(max(rows[0] - 10, 0), rows[-1] + 10)
+    tiles = [outlined(hu[k, part], {colour: mask[k, part] for colour, mask in masks.items()}) for k in slices]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
+    sheet = np.concatenate([np.concatenate(tiles[n : n + COLUMNS], 1) for n in range(0, len(tiles), COLUMNS)])
+    sitk.WriteImage(sitk.GetImageFromArray(sheet, isVector=True), str(path))
 
 
 def main() -> None:
@@ -34,15 +50,8 @@ def main() -> None:
     lungs, lesions = (
         scan.oriented(sitk.ReadImage(str(arguments.results / f"{name}.nii.gz"))) > 0 for name in ("lungs", "lesions")
     )
-    rows = np.flatnonzero(lungs.any(axis=(0, 2)))
-    part = slice(max(rows[0] - 10, 0), rows[-1] + 10)
-    tiles = [
-        outlined(scan.hu[k, part], lungs[k, part], lesions[k, part])
-        for k in np.flatnonzero(lungs.any(axis=(1, 2)))[:: arguments.every]
-    ]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
-    sheet = np.concatenate([np.concatenate(tiles[n : n + COLUMNS], 1) for n in range(0, len(tiles), COLUMNS)])
-    sitk.WriteImage(sitk.GetImageFromArray(sheet, isVector=True), str(arguments.sheet))
+    slices = np.flatnonzero(lungs.any(axis=(1, 2)))[:: arguments.every]
+    write_sheet(arguments.sheet, scan.hu, {BLUE: lungs, RED: lesions}, slices)
 
 
 if __name__ == "__main__":

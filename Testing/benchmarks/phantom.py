@@ -7,20 +7,11 @@ The last columns are the ceiling and what is left if the true lungs are given.
 
 import argparse
 
-import numpy as np
 from LabelFreeCovidSegLib import device, lungs, phantom
 from LabelFreeCovidSegLib.evaluation import planted
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
-from LabelFreeCovidSegLib.scan import resample
-
-
-def perfect(made: phantom.Phantom, mask: LungMask, preset: normnet.Preset) -> np.ndarray:
-    """The mask of a network that knows each voxel."""
-    work = normnet.Working.of(made.scan, mask, preset.spacing_mm)
-    truth = resample((made.lesions[work.box] > 0).astype(np.uint8), work.source, work.grid, nearest=True)
-    return normnet.conclude(work, mask, [(1 - truth).astype(np.float32)]).lesion
 
 
 def main() -> None:
@@ -36,9 +27,9 @@ def main() -> None:
     found, true = lungs.find_lungs(made.scan), LungMask(made.lungs, "phantom")
     columns = {
         "found": model.predict(made.scan, found, compute, silent).lesion,
-        "perfect": perfect(made, found, model.preset),
+        "perfect": planted.perfect(made, found, model.preset),
         "found, true lungs": model.predict(made.scan, true, compute, silent).lesion,
-        "perfect, true lungs": perfect(made, true, model.preset),
+        "perfect, true lungs": planted.perfect(made, true, model.preset),
     }
     tables = [planted.means(planted.score(lesion, made)) for lesion in columns.values()]
     print(f"{'Dice':30}" + "".join(f"{name:>22}" for name in columns))

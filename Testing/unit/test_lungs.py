@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import phantom
 from LabelFreeCovidSegLib.errors import CancelledError, LungError
-from LabelFreeCovidSegLib.lungs import find_lungs, plausibility
+from LabelFreeCovidSegLib.lungs import plausibility
+from LabelFreeCovidSegLib.lungs.classical import find
 from LabelFreeCovidSegLib.scan import Grid, Scan
 
 MM = 3.0
@@ -92,7 +93,7 @@ def chest() -> Chest:
 
 @cache
 def found():
-    return find_lungs(Scan.from_image(chest().image(), "chest.nrrd"))
+    return find(Scan.from_image(chest().image(), "chest.nrrd"))
 
 
 def dice(one, other):
@@ -131,19 +132,19 @@ def test_nothing_outside_the_chest_is_lung():
 
 
 def test_the_mask_is_repeated_bit_for_bit():
-    again = find_lungs(Scan.from_image(chest().image(), "chest.nrrd"))
+    again = find(Scan.from_image(chest().image(), "chest.nrrd"))
     np.testing.assert_array_equal(again.labels, found().labels)
 
 
 @pytest.mark.parametrize("code", ["RAI", "ASL"])
 def test_right_stays_right_however_the_file_is_turned(code):
     scan = Scan.from_image(sitk.DICOMOrient(chest().image(), code), "turned.nrrd")
-    np.testing.assert_array_equal(find_lungs(scan).labels, found().labels)
+    np.testing.assert_array_equal(find(scan).labels, found().labels)
 
 
 def test_a_field_of_view_that_cuts_the_body_still_shows_both_lungs():
     image = sitk.RegionOfInterest(chest().image(), (96, 64, 84), (8, 6, 0))
-    labels = find_lungs(Scan.from_image(image, "cropped.nrrd")).labels
+    labels = find(Scan.from_image(image, "cropped.nrrd")).labels
     assert dice(labels == 1, chest().right[:, 6:70, 8:104]) > 0.96
     assert dice(labels == 2, chest().left[:, 6:70, 8:104]) > 0.96
 
@@ -152,14 +153,14 @@ def test_thick_slices_and_thin_pixels_give_the_same_lungs():
     image = sitk.Resample(
         chest().image(), (160, 126, 50), sitk.Transform(), sitk.sitkLinear, (-160.0, -120.0, 30.0), (2.1, 2.1, 5.0)
     )
-    mask = find_lungs(Scan.from_image(image, "thick.nrrd"))
+    mask = find(Scan.from_image(image, "thick.nrrd"))
     volume_ml = np.count_nonzero(mask.labels) * 2.1 * 2.1 * 5.0 / 1000
     assert volume_ml == pytest.approx(np.count_nonzero(chest().lungs) * MM**3 / 1000, rel=0.04)
 
 
 def test_a_scan_cut_through_the_lungs_is_warned_about():
     image = sitk.RegionOfInterest(chest().image(), (112, 88, 30), (0, 0, 25))
-    warnings = find_lungs(Scan.from_image(image, "cut.nrrd")).warnings
+    warnings = find(Scan.from_image(image, "cut.nrrd")).warnings
     assert any("lowest slice" in text for text in warnings)
     assert any("highest slice" in text for text in warnings)
 
@@ -172,7 +173,7 @@ def test_a_lung_full_of_fluid_leaves_the_other_one_and_a_warning():
     hu = np.where(chest().left, np.float32(5), chest().hu)
     image = sitk.GetImageFromArray(hu)
     image.CopyInformation(chest().image())
-    mask = find_lungs(Scan.from_image(image, "one.nrrd"))
+    mask = find(Scan.from_image(image, "one.nrrd"))
     assert dice(mask.labels == 1, chest().right) > 0.95
     assert any("left lung" in text for text in mask.warnings)
 
@@ -182,7 +183,7 @@ def test_a_scan_without_lungs_is_refused_by_its_name(value):
     image = sitk.GetImageFromArray(np.full((20, 40, 40), value, dtype=np.float32))
     image.SetSpacing((MM, MM, MM))
     with pytest.raises(LungError, match=r"abdomen\.nrrd: no lungs in view"):
-        find_lungs(Scan.from_image(image, "abdomen.nrrd"))
+        find(Scan.from_image(image, "abdomen.nrrd"))
 
 
 def test_cancelling_passes_through():
@@ -191,7 +192,7 @@ def test_cancelling_passes_through():
             raise CancelledError("stopped")
 
     with pytest.raises(CancelledError):
-        find_lungs(Scan.from_image(chest().image(), "chest.nrrd"), progress=progress)
+        find(Scan.from_image(chest().image(), "chest.nrrd"), progress=progress)
 
 
 def labels_of(right_ml, left_ml):
@@ -227,7 +228,7 @@ def test_a_consolidation_on_the_heart_with_lung_around_it_is_inside():
         for lesion in made.planted
         if lesion.kind is phantom.SOLID and lesion.radius_mm == 16 and lesion.subpleural
     )
-    found = find_lungs(made.scan).labels
+    found = find(made.scan).labels
     assert (found[made.instances == retrocardiac] > 0).mean() > 0.9
     for side in (1, 2):
         dice = 2 * ((found == side) & (made.lungs == side)).sum() / ((found == side).sum() + (made.lungs == side).sum())

@@ -1,11 +1,16 @@
 """NormNet's steps after the network, by counts that can be worked out on the paper's grid (METHODS 3.10)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.methods.normnet import Growing
 from LabelFreeCovidSegLib.postprocess import box_mean, dilate
+from LabelFreeCovidSegLib.scan import Grid
 from LabelFreeCovidSegLib.synthesis import UNIT_MM
+from scipy import ndimage
 
 G = Growing()
 SHAPE = (41, 41, 41)
@@ -30,10 +35,20 @@ def rim(intensity):
     return box_mean(intensity, G.rim_width_mm, UNIT_MM) > G.rim_intensity
 
 
-def outline(intensity, healthy=None, lung=None):
+def outline(intensity, healthy=None, lung=None, growing=G):
     lung = np.ones(intensity.shape, bool) if lung is None else lung
-    healthy = np.zeros(intensity.shape, bool) if healthy is None else healthy
-    return normnet.outline(intensity.astype(np.float32), healthy, lung, UNIT_MM)
+    healthy = np.zeros(intensity.shape, np.float32) if healthy is None else healthy.astype(np.float32)
+    return normnet.outline(intensity.astype(np.float32), [healthy], lung, UNIT_MM, growing)
+
+
+MASK = LungMask(np.ones(SHAPE, np.uint8), "made up")
+
+
+def made_work():
+    """A bright ball in a lung that fills the array, already on the working grid."""
+    grid = Grid(SHAPE, UNIT_MM[::-1], (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    box = tuple(slice(0, n) for n in SHAPE)
+    return normnet.Working(box, grid, grid, np.ones(SHAPE, bool), (ball(8) * 0.8).astype(np.float32))
 
 
 def test_tau_is_a_third():
@@ -108,6 +123,69 @@ def test_three_of_five_networks_must_be_sure(sure, healthy):
 
 def test_a_probability_of_exactly_the_threshold_is_not_enough():
     assert not normnet.recognised([np.full((1, 1, 1), normnet.HEALTHY_PROBABILITY)]).any()
+
+
+def test_the_median_is_the_vote_for_every_threshold():
+    rng = np.random.default_rng(0)
+    probabilities = [rng.random((6, 6, 6), dtype=np.float32) for _ in range(5)]
+    bright = np.ones((6, 6, 6), np.float32)
+    for threshold in (0.2, 0.5, 0.95):
+        votes = sum(p > threshold for p in probabilities)
+        np.testing.assert_array_equal(normnet.agreed(probabilities, bright) > threshold, votes >= 3)
+    assert not normnet.agreed(probabilities, bright * 0.3).any()
+
+
+def test_a_network_that_is_nearly_sure_leaves_a_mark_in_the_paper_and_none_in_ours():
+    bright, nearly = np.full(SHAPE, 0.6), np.full(SHAPE, 0.9)
+    assert outline(bright, nearly)[5:-5, 5:-5, 5:-5].all()
+    # A tenth of a mark a voxel stays below the share of 0.15.
+    assert not outline(bright, nearly, growing=normnet.FITTED).any()
+
+
+@pytest.mark.parametrize("radius", [6, 8, 10])
+def test_a_consolidation_is_fitted_to_its_edge(radius):
+    lesion = ball(radius)
+    hu = ndimage.gaussian_filter(np.where(lesion, 40.0, -860.0), 1.0)
+    intensity = normnet.window(hu.astype(np.float32))
+
+    def dice(found):
+        return 2 * (found & lesion).sum() / (found.sum() + lesion.sum())
+
+    assert dice(outline(intensity, growing=normnet.FITTED)) > 0.9
+    assert dice(outline(intensity)) < 0.78
+
+
+def test_ground_glass_around_a_consolidation_belongs_to_it():
+    intensity = np.where(ball(6), 0.95, np.where(ball(9), normnet.window(np.float32(-550.0)), 0.0))
+    assert outline(intensity, growing=normnet.FITTED)[ball(8)].mean() > 0.99
+    # Half-way to the consolidation alone would cut a third of it off.
+    halfway = replace(normnet.FITTED, edge=replace(normnet.FITTED.edge, most=1.0))
+    assert outline(intensity, growing=halfway)[ball(8)].mean() < 0.7
+
+
+def test_a_fitted_lesion_at_the_pleura_keeps_its_border():
+    lung = np.ones(SHAPE, bool)
+    lung[:, 20:] = False
+    intensity = ball(9) * 0.9 * lung
+    lesion = outline(intensity, lung=lung, growing=normnet.FITTED)
+    assert lesion[:, 19][ball(9)[:, 19]].all()
+    assert not (lesion[:, 19] & ~ball(11)[:, 19]).any()
+
+
+def test_specks_are_dropped_from_a_fitted_outline():
+    # The paper keeps a ball of 4 voxels, 257 of 0.64 mm3; what is brighter than half of it stays above 0.1 mL.
+    whole = outline(ball(4) * 1.0, growing=normnet.FITTED)
+    assert whole.sum() * 0.64 / 1000 >= 0.1
+    fewer = replace(normnet.FITTED, edge=replace(normnet.FITTED.edge, least_ml=0.3))
+    assert not outline(ball(4) * 1.0, growing=fewer).any()
+
+
+def test_the_score_is_calibrated_by_the_curve_of_the_manifest():
+    work = made_work()
+    raw = normnet.conclude(work, MASK, [np.zeros(SHAPE, np.float32)])
+    calibrated = normnet.conclude(work, MASK, [np.zeros(SHAPE, np.float32)], calibration=[[0.0, 0.0], [1.0, 0.5]])
+    np.testing.assert_allclose(calibrated.score, raw.score / 2, atol=1e-6)
+    np.testing.assert_array_equal(calibrated.lesion, raw.lesion)
 
 
 def test_the_mean_filter_averages_the_same_millimetres_on_another_grid():

@@ -1,17 +1,25 @@
 """From scans to a cache: what is healthy of the lung, and nothing else."""
 
+import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import phantom
 from LabelFreeCovidSegLib.errors import TrainingError
-from LabelFreeCovidSegLib.training import prepare, scanlist
-from LabelFreeCovidSegLib.training.prepare import erroneous_edges, open_cache
+from LabelFreeCovidSegLib.lungs import find_lungs
+from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.read import read
+from LabelFreeCovidSegLib.training import healthy, prepare, recipes, scanlist
+from LabelFreeCovidSegLib.training.healthy import erroneous_edges
+from LabelFreeCovidSegLib.training.normnet import blocks as make_blocks
+from LabelFreeCovidSegLib.training.prepare import open_cache
 
-SPACING = (4.0, 3.0, 3.0)
-BRIGHT_HU = -500.0
+PRESET = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0))
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +33,17 @@ def chest(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def lungs_once(chest, monkeypatch):
+    """There is one chest, and its lungs need to be found only once."""
+    monkeypatch.setattr(healthy, "find_lungs", lambda scan, finder: found(str(chest), finder))
+
+
+@cache
+def found(folder, finder):
+    return find_lungs(read(Path(folder) / "ct.nii.gz"), finder)
+
+
 def write_list(folder, text):
     path = folder / "scans.toml"
     path.write_text(text)
@@ -35,65 +54,88 @@ def listed(folder, **more):
     return [scanlist.ListedScan("chest", folder / "ct.nii.gz", **more)]
 
 
+def blocks(scan):
+    return make_blocks(scan, PRESET)
+
+
+def volume(blocks):
+    return sum(int(block["lung"].sum()) for block in blocks)
+
+
 def test_a_cache_holds_the_lung_in_hounsfield_units_and_air_elsewhere(chest, tmp_path):
-    cache = prepare.prepare(listed(chest), tmp_path, SPACING, BRIGHT_HU)
-    assert open_cache(tmp_path) == cache
-    (block,) = cache.blocks(cache.scans[0])
-    inside = block.hu[block.lung]
+    made = prepare.prepare("normnet", PRESET, listed(chest), tmp_path)
+    assert open_cache(tmp_path, "normnet") == made
+    (block,) = made.blocks("chest")
+    inside = block["hu"][block["lung"] > 0]
     assert -900 < np.median(inside) < -780
-    assert (inside > BRIGHT_HU).any()
-    assert (block.hu[0, 0] == -1024).all()
-    assert block.lung.sum() * np.prod(SPACING) / 1000 == pytest.approx(cache.scans[0].lung_ml, abs=0.1)
+    assert (inside > normnet.BRIGHT_HU).any()
+    assert (block["hu"][0, 0] == -1024).all()
 
 
 def test_preparing_twice_gives_the_same_bytes(chest, tmp_path):
     for name in ("a", "b"):
-        prepare.prepare(listed(chest), tmp_path / name, SPACING, BRIGHT_HU)
+        prepare.prepare("normnet", PRESET, listed(chest), tmp_path / name)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
+WATCH = """
+import os, sys
+from pathlib import Path
+data, work = Path(sys.argv[1]), Path(sys.argv[2])
+opened = set()
+sys.addaudithook(lambda event, found: event == "open" and opened.add(str(found[0])))
+import SimpleITK as sitk
+read, show = sitk.ImageFileReader.SetFileName, sitk.ReadImage
+sitk.ImageFileReader.SetFileName = lambda self, name: (opened.add(str(name)), read(self, name))[1]
+sitk.ReadImage = lambda name, *more, **options: (opened.add(str(name)), show(name, *more, **options))[1]
+
+from LabelFreeCovidSegLib import cli
+from LabelFreeCovidSegLib.training import calibrate, normnet
+from test_training import TINY
+normnet.PRESETS["small"], calibrate.VIEWS = TINY, 3
+for command in (
+    f"prepare normnet {data}/scans.toml -o {work}/cache",
+    f"fit normnet {work}/cache -o {work}/run --iterations 2 --every 1 --hold-out judge --device cpu",
+    f"export {work}/run --cache {work}/cache -o {work}/models --version 1",
+):
+    assert cli.main(["train", *command.split()]) == 0
+print(*sorted(os.path.relpath(path, data) for path in opened if path.startswith(str(data))), sep=chr(10))
+"""
+
+
 def test_no_training_path_opens_a_mask(chest, tmp_path):
-    opened = []
-    watching = True
-
-    def watch(event, arguments):
-        if watching and event == "open":
-            opened.append(str(arguments[0]))
-
-    sys.addaudithook(watch)
-    # SimpleITK opens files unseen by Python, but then the unreadable masks would have raised.
-    prepare.prepare(listed(chest), tmp_path, SPACING, BRIGHT_HU)
-    watching = False
-    assert any(str(tmp_path) in path for path in opened)
-    masks = {path.name for path in chest.iterdir()} - {"ct.nii.gz"}
-    assert not [path for path in opened if path.rsplit("/", 1)[-1] in masks]
+    path = write_list(chest, "".join(f'[[scan]]\nname = "{name}"\npath = "ct.nii.gz"\n' for name in ("a", "judge")))
+    code = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n{WATCH}"
+    command = [sys.executable, "-c", code, str(chest), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    opened = [line for line in done.stdout.splitlines() if line.endswith((".nii.gz", ".toml"))]
+    assert opened == ["ct.nii.gz", path.name]
+    # What SimpleITK opens by other ways would be unseen, but the unreadable masks would have raised.
     with pytest.raises(TrainingError, match="unexpected keyword argument 'mask'"):
         scanlist.read(write_list(chest, '[[scan]]\nname = "a"\npath = "ct.nii.gz"\nmask = "lesions.nii.gz"'))
 
 
 def test_excluded_slices_split_the_lung_into_blocks(chest, tmp_path):
-    (whole,) = prepare.healthy_blocks(listed(chest)[0], SPACING, BRIGHT_HU)
-    below, above = prepare.healthy_blocks(listed(chest, exclude=((28, 31),))[0], SPACING, BRIGHT_HU)
+    (whole,) = blocks(listed(chest)[0])
+    below, above = blocks(listed(chest, exclude=((28, 31),))[0])
     # 4 slices of 5 mm and 2 mm on both sides are 24 mm: 6 slices of 4 mm, one more where the cut falls inside.
-    lost = len(whole.hu) - len(below.hu) - len(above.hu)
-    assert lost in (6, 7)
-    np.testing.assert_array_equal(below.hu, whole.hu[: len(below.hu)])
-    np.testing.assert_array_equal(above.hu, whole.hu[-len(above.hu) :])
+    whole, below, above = (block["hu"] for block in (whole, below, above))
+    assert len(whole) - len(below) - len(above) in (6, 7)
+    np.testing.assert_array_equal(below, whole[: len(below)])
+    np.testing.assert_array_equal(above, whole[-len(above) :])
 
 
 def test_one_lung_can_be_used_alone(chest):
-    both, right, left = (
-        sum(block.lung.sum() for block in prepare.healthy_blocks(listed(chest, lungs=side)[0], SPACING, BRIGHT_HU))
-        for side in ("both", "right", "left")
-    )
+    both, right, left = (volume(blocks(listed(chest, lungs=side)[0])) for side in ("both", "right", "left"))
     assert right > left > 0
     assert right + left == pytest.approx(both, rel=0.02)
 
 
 def test_a_scan_of_which_nothing_is_left_is_named(chest, tmp_path):
-    with pytest.raises(TrainingError, match=r"ct\.nii\.gz: no 16 mm of lung are left"):
-        prepare.prepare(listed(chest, exclude=((0, 60),)), tmp_path, SPACING, BRIGHT_HU)
+    with pytest.raises(TrainingError, match=r"ct\.nii\.gz: nothing of this scan is left"):
+        prepare.prepare("normnet", PRESET, listed(chest, exclude=((0, 60),)), tmp_path)
     assert not (tmp_path / "cache.json").exists()
 
 
@@ -112,8 +154,28 @@ def test_a_list_with_a_fault_is_answered_with_the_fault(chest, text, message):
 
 
 def test_a_folder_that_is_no_cache_is_answered_with_what_to_do(tmp_path):
-    with pytest.raises(TrainingError, match="Run `train prepare` first"):
-        open_cache(tmp_path)
+    with pytest.raises(TrainingError, match="Run `train prepare normnet` first"):
+        open_cache(tmp_path, "normnet")
+
+
+def test_a_cache_of_another_method_is_refused(chest, tmp_path):
+    prepare.prepare("normnet", PRESET, listed(chest), tmp_path)
+    with pytest.raises(TrainingError, match="prepared for normnet, not for lungnet"):
+        open_cache(tmp_path, "lungnet")
+
+
+def test_unknown_methods_and_presets_are_answered_with_the_known_ones():
+    with pytest.raises(TrainingError, match=r"'rainbow' can't be trained\. Choose one of: normnet, lungnet"):
+        recipes.preset("rainbow")
+    with pytest.raises(TrainingError, match=r"normnet has no preset 'huge'\. Choose one of: small, "):
+        recipes.preset("normnet", "huge")
+    assert recipes.preset("normnet").name == "small"
+
+
+def test_what_can_be_trained_is_listed_without_importing_it():
+    code = "import LabelFreeCovidSegLib.training.command, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "scipy"} & set(loaded)
 
 
 def edges(paint):

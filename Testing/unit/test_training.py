@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from math import inf, nan
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.training import loop, prepare, scanlist
 from LabelFreeCovidSegLib.training.augment import augment, thicken
-from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
-from LabelFreeCovidSegLib.training.normnet import NormNetTrainee, cut
+from LabelFreeCovidSegLib.training.crops import Block, cut
+from LabelFreeCovidSegLib.training.loop import BEST, CHECKPOINT, Settings
+from LabelFreeCovidSegLib.training.normnet import NormNetTrainee
+from scipy import ndimage
 
 TINY = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0), crop=(16, 32, 32), channels=(4, 8, 8), batch=2)
 RECIPE = {"method": "normnet", "seed": 0}
@@ -29,14 +32,19 @@ def cache(tmp_path_factory):
     made = phantom.make(shape=(60, 86, 114), spacing_mm=(5.0, 3.0, 3.0), lesions=())
     sitk.WriteImage(sitk.Cast(made.image(), sitk.sitkInt16), folder / "ct.nii.gz")
     listed = [scanlist.ListedScan("chest", folder / "ct.nii.gz", exclude=((28, 31),))]
-    return prepare.prepare(listed, folder / "cache", TINY.spacing_mm, normnet.BRIGHT_HU)
+    return prepare.prepare("normnet", TINY, listed, folder / "cache")
+
+
+def trainee(cache, preset=TINY):
+    blocks = cache.blocks("chest")
+    return NormNetTrainee(preset, [blocks], blocks)
 
 
 def train(cache, folder, iterations=6, resume=False, progress=lambda *_: None, **settings):
     torch.manual_seed(0)
     given = Settings(iterations=iterations, batch=2, every=2, device="cpu", **settings)
-    path = loop.fit(NormNetTrainee(TINY, cache), given, RECIPE, folder, resume, progress)
-    return path.read_bytes()
+    loop.fit(trainee(cache), given, RECIPE, folder, resume, progress)
+    return [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
 
 
 def stop_at(iteration):
@@ -50,10 +58,10 @@ def stop_at(iteration):
 
 
 def test_a_sample_depends_on_its_seed_alone(cache):
-    trainee = NormNetTrainee(TINY, cache)
-    first = trainee.sample(np.random.SeedSequence(1))
-    trainee.sample(np.random.SeedSequence(2))
-    again, other = trainee.sample(np.random.SeedSequence(1)), trainee.sample(np.random.SeedSequence(2))
+    made = trainee(cache)
+    first = made.sample(np.random.SeedSequence(1))
+    made.sample(np.random.SeedSequence(2))
+    again, other = made.sample(np.random.SeedSequence(1)), made.sample(np.random.SeedSequence(2))
     for name in ("image", "target"):
         np.testing.assert_array_equal(first[name], again[name])
     assert (first["image"] != other["image"]).any()
@@ -77,7 +85,7 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bytes_and_curves(cache, tmp_
     unbroken = train(cache, tmp_path / "unbroken")
     with pytest.raises(CancelledError):
         train(cache, tmp_path / "cut", progress=stop_at(3))
-    assert loop.read_checkpoint(tmp_path / "cut" / CHECKPOINT)[1] == 2
+    assert loop.read_checkpoint(tmp_path / "cut" / CHECKPOINT).iteration == 2
     assert train(cache, tmp_path / "cut", resume=True) == unbroken
     curves = [list(csv.reader((tmp_path / run / "curves.csv").open())) for run in ("unbroken", "cut")]
     assert curves[0] == curves[1]
@@ -91,7 +99,8 @@ sys.path[:0] = sys.argv[3].split(";")
 from pathlib import Path
 import test_training as t
 from LabelFreeCovidSegLib.training.prepare import open_cache
-t.train(open_cache(Path(sys.argv[1])), Path(sys.argv[2]), progress=lambda f, phase: print(phase, flush=True))
+cache, folder = open_cache(Path(sys.argv[1]), "normnet"), Path(sys.argv[2])
+t.train(cache, folder, choose=True, progress=lambda f, phase: print(phase, flush=True))
 """
     paths = ";".join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(loop.__file__)) + "/.."])
     command = [sys.executable, "-c", script, str(cache.folder), str(tmp_path / "killed"), paths]
@@ -101,12 +110,97 @@ t.train(open_cache(Path(sys.argv[1])), Path(sys.argv[2]), progress=lambda f, pha
                 child.send_signal(signal.SIGKILL)
                 break
     assert child.returncode == -signal.SIGKILL
-    assert loop.read_checkpoint(tmp_path / "killed" / CHECKPOINT)[1] == 4
-    assert train(cache, tmp_path / "killed", resume=True) == train(cache, tmp_path / "unbroken")
+    assert loop.read_checkpoint(tmp_path / "killed" / CHECKPOINT).iteration == 4
+    resumed, unbroken = (train(cache, tmp_path / run, resume=True, choose=True) for run in ("killed", "unbroken"))
+    assert resumed == unbroken
+    assert len(unbroken) == 2
+
+
+class Climber:
+    """A weight that grows by 1 an iteration, and is best at 4."""
+
+    def __init__(self, best_at=4.0):
+        self.network, self.best_at, self.judged = torch.nn.Linear(1, 1, bias=False), best_at, []
+        torch.nn.init.zeros_(self.network.weight)
+
+    def optimizer(self):
+        return torch.optim.SGD(self.network.parameters(), lr=1.0)
+
+    def learning_rate(self, share):
+        return 1.0
+
+    def sample(self, seed):
+        return {"one": np.ones(1, np.float32)}
+
+    def losses(self, network, batch):
+        assert network.training
+        return {"loss": -network(batch["one"]).mean()}
+
+    def validate(self, network):
+        assert not network.training
+        self.judged.append(network.weight.item())
+        return -abs(self.judged[-1] - self.best_at)
+
+
+CHOOSING = Settings(iterations=9, batch=1, every=2, device="cpu", choose=True)
+
+
+def test_the_best_network_is_kept_beside_the_last(tmp_path):
+    climber = Climber()
+    assert loop.fit(climber, CHOOSING, RECIPE, tmp_path) == tmp_path / BEST
+    assert climber.judged == [2, 4, 6, 8, 9]
+    best, last = (loop.read_checkpoint(tmp_path / file) for file in (BEST, CHECKPOINT))
+    assert (best.iteration, best.best, best.below("network")["weight"].item()) == (4, 0, 4)
+    assert (last.iteration, last.best, last.below("network")["weight"].item()) == (9, 0, 9)
+    assert set(best.tensors) == {"network/weight"}
+    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [float(row["validation"] or "inf") for row in rows] == [inf, -2, inf, 0, inf, -2, inf, -4, -5]
+
+
+def test_without_a_scan_that_chooses_the_last_network_counts(tmp_path):
+    climber = Climber()
+    assert loop.fit(climber, replace(CHOOSING, choose=False), RECIPE, tmp_path) == tmp_path / CHECKPOINT
+    assert not climber.judged
+    assert not (tmp_path / BEST).exists()
+    assert "validation" not in (tmp_path / "curves.csv").read_text()
+
+
+def test_a_resumed_run_remembers_how_good_the_best_was(tmp_path):
+    with pytest.raises(CancelledError):
+        loop.fit(Climber(), CHOOSING, RECIPE, tmp_path, progress=stop_at(7))
+    loop.fit(Climber(), CHOOSING, RECIPE, tmp_path, resume=True)
+    assert loop.read_checkpoint(tmp_path / BEST).iteration == 4
+
+
+def test_a_score_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(TrainingError, match="The validation is nan at iteration 2"):
+        loop.fit(Climber(best_at=nan), CHOOSING, RECIPE, tmp_path)
+
+
+def test_a_network_that_knows_what_is_healthy_scores_higher_than_one_that_knows_nothing(cache):
+    made = trainee(cache)
+
+    class Answer(torch.nn.Module):
+        """Recognises as healthy what is bright in `known` views."""
+
+        def __init__(self, known):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.known = known
+
+        def forward(self, image):
+            view = next(view for view in made.views if np.array_equal(view.image, image[0, 0].numpy()))
+            healthy = torch.from_numpy(~view.lesion)[None, None] & torch.tensor(self.known)
+            return torch.cat([torch.zeros(image.shape), torch.where(healthy, 9.0, -9.0)], dim=1)
+
+    knowing, blind = made.validate(Answer(True)), made.validate(Answer(False))
+    assert blind < knowing <= 1
+    healthy = [view for view in made.views if not view.lesion.any()]
+    assert 3 <= len(healthy) < len(made.views)
 
 
 def test_a_run_is_not_overwritten_unasked(cache, tmp_path):
-    before = train(cache, tmp_path, 2)
+    (before,) = train(cache, tmp_path, 2)
     with pytest.raises(TrainingError, match=r"there is a run already\. Pass --resume"):
         train(cache, tmp_path, 2)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -116,7 +210,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_the_difference(cache, tm
     train(cache, tmp_path, 2)
     settings = Settings(iterations=4, batch=2, device="cpu")
     with pytest.raises(TrainingError, match="differs in seed"):
-        loop.fit(NormNetTrainee(TINY, cache), settings, {**RECIPE, "seed": 9}, tmp_path, resume=True)
+        loop.fit(trainee(cache), settings, {**RECIPE, "seed": 9}, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04N."])
@@ -127,15 +221,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
         loop.read_checkpoint(path)
 
 
-def test_a_cache_of_another_grid_is_refused_with_the_command_that_helps(cache):
-    with pytest.raises(TrainingError, match="Run `train prepare --preset small`"):
-        NormNetTrainee(replace(TINY, spacing_mm=(1.0, 1.0, 1.0)), cache)
-
-
 def test_a_crop_near_the_end_of_a_block_is_filled_up_with_air():
     lung = np.zeros((4, 8, 8), bool)
     lung[:, :2, :2] = True
-    block = prepare.Block(np.where(lung, -850, -1024).astype(np.int16), lung)
+    block = Block(np.where(lung, -850, -1024).astype(np.int16), lung)
     hu, inside = cut(block, (16, 16, 16), np.random.default_rng(0))
     assert hu.shape == inside.shape == (16, 16, 16)
     assert inside.sum() == lung.sum()
@@ -145,13 +234,14 @@ def test_a_crop_near_the_end_of_a_block_is_filled_up_with_air():
 def test_augmentation_keeps_lung_and_density_together():
     hu = np.full((8, 24, 24), -1000.0, np.float32)
     lung = np.zeros(hu.shape, bool)
-    lung[:, 4:20, 2:8] = True
+    lung[:, 4:20, 2:10] = True
     hu[lung] = 0.0
     for seed in range(8):
         varied, inside = augment(hu, lung, (1.5, 1.0, 1.0), np.random.default_rng(seed))
-        assert inside.sum() == lung.sum()
-        assert varied[inside].mean() > -300
-        assert varied[~inside].mean() < -850
+        core = ndimage.binary_erosion(inside, iterations=2, border_value=1)  # other masks differ by less than 2 mm
+        far = ~ndimage.binary_dilation(inside, iterations=2)
+        assert core.any()
+        assert varied[core].mean() > varied[far].mean() + 400
 
 
 def test_thick_slices_are_straight_lines_between_their_centres():
@@ -166,6 +256,6 @@ def test_thick_slices_are_straight_lines_between_their_centres():
 def test_the_loss_falls_within_a_few_iterations(cache, tmp_path):
     torch.manual_seed(0)
     preset = replace(TINY, learning_rate=1e-2)
-    loop.fit(NormNetTrainee(preset, cache), Settings(iterations=30, batch=2, device="cpu"), RECIPE, tmp_path)
+    loop.fit(trainee(cache, preset), Settings(iterations=30, batch=2, device="cpu"), RECIPE, tmp_path)
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "curves.csv").open())]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])

@@ -19,7 +19,7 @@ class LungMask:
 
     Attributes:
         labels: (k, j, i) uint8 on the scan's LPS grid: 0 elsewhere, 1 right lung, 2 left lung.
-        source: how it was found ("classical", "given: lungs.nrrd", "lungmask R231").
+        source: how it was found ("classical", "lungnet", "given: lungs.nrrd", "lungmask R231").
         warnings: what looks implausible about it, one sentence each; empty if nothing does.
     """
 
@@ -32,15 +32,21 @@ def find_lungs(scan: Scan, lungs: str | Path = "classical", progress: Progress =
     """Find the lungs of `scan`.
 
     Args:
-        lungs: "classical" (this project's own finder), "lungmask" (that package, if installed) or a mask's file.
+        lungs: "lungnet" (this project's network), "classical" (its finder by air and geometry alone), "lungmask" (that
+            package, if installed) or a mask's file.
 
     Raises:
         LungError: nothing that could be lungs, or a given mask that does not fit the scan.
+        WeightsError: the network's weights are missing or damaged.
     """
-    if lungs == "classical":
-        from LabelFreeCovidSegLib.lungs.classical import find
+    if lungs == "lungnet":
+        from LabelFreeCovidSegLib.lungs import lungnet
 
-        return find(scan, progress)
+        return lungnet.find(scan, progress)
+    if lungs == "classical":
+        from LabelFreeCovidSegLib.lungs import classical
+
+        return classical.find(scan, progress)
     from LabelFreeCovidSegLib.lungs.external import given, lungmask
 
     return lungmask(scan, progress) if lungs == "lungmask" else given(scan, Path(lungs))

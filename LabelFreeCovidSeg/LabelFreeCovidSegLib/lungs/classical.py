@@ -5,6 +5,8 @@ Shape is worked out on voxels of about 2 mm; only the border is drawn again at f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -13,7 +15,7 @@ from LabelFreeCovidSegLib.errors import LungError
 from LabelFreeCovidSegLib.lungs import airways, chestwall, plausibility, protrusions
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, closing, dilation, distance, erosion, keep, largest, opening
-from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box
 
 WORK_MM = 2.0
@@ -27,8 +29,46 @@ CORE_MM = (0.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0)
 """How much is taken off the air until it falls into a right and a left part."""
 
 
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """The lungs and what they were told by, on blocks of the scan's voxels of about 2 mm. Arrays are (k, j, i).
+
+    Attributes:
+        hu: means of the blocks.
+        lungs: uint8, 1 right, 2 left.
+        air: bool, what of the lungs holds air.
+        gas: bool, what holds air and is not lung: airways, stomach and bowel.
+        factor: voxels of the scan along each axis of a block. spacing: size of a block in mm.
+    """
+
+    hu: np.ndarray
+    lungs: np.ndarray
+    air: np.ndarray
+    gas: np.ndarray
+    factor: tuple[int, ...]
+    spacing: Spacing
+
+    @property
+    def block_ml(self) -> float:
+        """Volume of a block in millilitres."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+
 def find(scan: Scan, progress: Progress = silent) -> LungMask:
     """Outline both lungs, dense lesions at the pleura and vessels included, trachea and main bronchi not.
+
+    Raises:
+        LungError: less than 300 mL of lung is in view.
+    """
+    coarse = outline(scan, part(progress, 0.0, 0.8))
+    progress(0.8, "Drawing the border at full resolution")
+    full = refine(scan, coarse, coarse.lungs, coarse.air, coarse.gas)
+    progress(1.0, "Lungs found")
+    return LungMask(full, "classical", plausibility.warnings(full, scan.grid))
+
+
+def outline(scan: Scan, progress: Progress = silent) -> Coarse:
+    """The lungs on blocks of about 2 mm.
 
     Raises:
         LungError: less than 300 mL of lung is in view.
@@ -37,24 +77,20 @@ def find(scan: Scan, progress: Progress = silent) -> LungMask:
     factor, spacing = work_grid(scan.grid)
     hu = block_mean(scan.hu, factor)
     air = enclosed_air(hu, spacing)
-    progress(0.2, "Finding the airways")
+    progress(0.25, "Finding the airways")
     gas = airways.find(hu, air, spacing)
-    air &= ~gas
-    progress(0.4, "Separating the right and the left lung")
-    labels = separate(hu, air, spacing)
+    progress(0.5, "Separating the right and the left lung")
+    labels = separate(hu, air & ~gas, spacing)
     if np.count_nonzero(labels) * float(np.prod(spacing)) / 1000.0 < LEAST_ML:
         raise LungError(
             f"{scan.name}: no lungs in view (less than {LEAST_ML:.0f} mL of air inside the body). "
             "Load a chest CT in Hounsfield units, or give a lung mask."
         )
-    progress(0.5, "Closing over vessels and lesions")
+    progress(0.6, "Closing over vessels and lesions")
     lungs = np.zeros_like(labels)
     around = bounding_box(labels > 0, tuple(int(CHEST_WALL_MM / mm) for mm in spacing))
     lungs[around] = fill(hu[around], labels[around], gas[around], spacing)
-    progress(0.8, "Drawing the border at full resolution")
-    full = refine(scan, lungs, labels > 0, gas, factor, spacing)
-    progress(1.0, "Lungs found")
-    return LungMask(full, "classical", plausibility.warnings(full, scan.grid))
+    return Coarse(hu, lungs, labels > 0, gas, factor, spacing)
 
 
 def work_grid(grid: Grid) -> tuple[tuple[int, ...], Spacing]:
@@ -158,10 +194,14 @@ def close_each(labels: np.ndarray, bronchi: np.ndarray, spacing: Spacing) -> np.
     return closed
 
 
-def refine(
-    scan: Scan, lungs: np.ndarray, air: np.ndarray, gas: np.ndarray, factor: tuple[int, ...], spacing: Spacing
-) -> np.ndarray:
-    """`lungs` on the scan's own voxels: the border follows the air where there is air, else the coarse shape."""
+def refine(scan: Scan, coarse: Coarse, lungs: np.ndarray, air: np.ndarray, gas: np.ndarray) -> np.ndarray:
+    """`lungs` on the scan's own voxels: the border follows the air where there is air, else the coarse shape.
+
+    Args:
+        lungs: (k, j, i) uint8 on the blocks of `coarse`, 1 right, 2 left.
+        air, gas: bool, what holds air and is lung, and what holds air and is not.
+    """
+    factor, spacing = coarse.factor, coarse.spacing
     box = bounding_box(lungs > 0, (2, 2, 2))
     native = tuple(
         slice(b.start * step, min(b.stop * step, n)) for b, step, n in zip(box, factor, scan.hu.shape, strict=True)

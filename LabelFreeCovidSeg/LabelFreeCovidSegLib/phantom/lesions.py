@@ -84,25 +84,50 @@ class Lesion:
 
 
 def place(plans: Iterable[Plan], rng: np.random.Generator) -> list[tuple[Plan, np.ndarray]]:
-    """A centre (x, y, z) in the body for each plan: apart from each other, rather basal, posterior and lateral.
+    """A centre (x, y, z) in the body for each plan, as `arrange` finds them.
 
     Raises:
         ValueError: the lungs have no room left.
     """
     points = random_lung_points(6000, rng)
+    left = list(plans)
+    placed = arrange(left, rng, points, -np.minimum(*lung_distance(*points.T)))
+    for plan, _ in placed:
+        left.remove(plan)
+    for plan in left:
+        raise ValueError(
+            f"no room in the lungs for another {plan.kind.name} of {plan.radius_mm:g} mm: plant fewer or smaller"
+        )
+    return placed
+
+
+def arrange(
+    plans: Iterable[Plan],
+    rng: np.random.Generator,
+    points: np.ndarray,
+    depth: np.ndarray,
+    clear: np.ndarray | float = np.inf,
+) -> list[tuple[Plan, np.ndarray]]:
+    """A point for each plan: apart from each other, rather basal, posterior and lateral; none where none is left.
+
+    Args:
+        points: (n, 3), x, y and z about the middle of the chest, evenly spread over the lungs.
+        depth: (n,) mm from the surface of the lung.
+        clear: (n,) mm to the nearest slice that must stay as it is.
+    """
     x, y, z = points.T
     likely = np.exp(y / 70 - z / 90 + np.abs(x) / 60)
-    points = points[rng.choice(len(points), len(points), replace=False, p=likely / likely.sum())]
-    depth = -np.minimum(*lung_distance(*points.T))
+    order = rng.choice(len(points), len(points), replace=False, p=likely / likely.sum())
+    points, depth, clear = points[order], depth[order], np.broadcast_to(clear, len(points))[order]
     placed: list[tuple[Plan, np.ndarray]] = []
     for plan in plans:
         r = plan.radius_mm
         fits = (depth > 0.4 * r) & (depth < 0.8 * r) if plan.subpleural else depth > 1.35 * r + 3
+        fits &= clear > 1.35 * r + 6
         for other, centre in placed:
             fits &= np.linalg.norm(points - centre, axis=1) > 1.35 * (r + other.radius_mm) + 6
-        if not fits.any():
-            raise ValueError(f"no room in the lungs for another {plan.kind.name} of {r:g} mm: plant fewer or smaller")
-        placed.append((plan, points[fits.argmax()]))
+        if fits.any():
+            placed.append((plan, points[fits.argmax()]))
     return placed
 
 
@@ -110,7 +135,17 @@ def infect(
     lung_hu: np.ndarray, instances: np.ndarray, label: int, plan: Plan, centre: np.ndarray, space: Space,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Plant one lesion, in place: its density into `lung_hu`, its `label` into `instances` (both (k, j, i)).
+    """Plant one lesion, in place: its density into `lung_hu`, its `label` into `instances` (both (k, j, i))."""
+    box, share, texture = draw_lesion(plan, centre, space, rng)
+    target = np.maximum(texture, lung_hu[box])
+    lung_hu[box] += share * (target - lung_hu[box])
+    instances[box][share > 0.5] = label
+
+
+def draw_lesion(
+    plan: Plan, centre: np.ndarray, space: Space, rng: np.random.Generator
+) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
+    """Where a lesion lies in `space`, its share of each voxel there and the HU it is made of, without noise.
 
     Its outline is where it has half replaced the lung; without the lung's borders it has the volume of the ball.
     """
@@ -128,10 +163,7 @@ def infect(
         distance -= np.partition(distance, voxels, axis=None)[voxels]
     share = cover(distance, min(plan.kind.edge_mm, r / 2))
     grain = special.ndtr(_pink_noise(rng, distance.shape, space.spacing_mm))
-    texture = plan.kind.low_hu + (plan.kind.high_hu - plan.kind.low_hu) * grain
-    target = np.maximum(texture, lung_hu[box])
-    lung_hu[box] += share * (target - lung_hu[box])
-    instances[box][share > 0.5] = label
+    return box, share, plan.kind.low_hu + (plan.kind.high_hu - plan.kind.low_hu) * grain
 
 
 def _pink_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:

@@ -1,42 +1,41 @@
-"""`train prepare`, `train fit` and `train export` of the command line."""
+"""`train prepare`, `fit`, `export` and `leave-one-out` of the command line."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
-from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import Progress
-
-LICENCE = "Apache-2.0"
+from LabelFreeCovidSegLib.training.recipes import REGISTRY
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Steps = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def add_arguments(parser: argparse.ArgumentParser, add_job_arguments: AddArguments) -> None:
-    """Declare the three steps and their options.
+    """Declare the steps and their options.
 
     Args:
         add_job_arguments: declares what every command that takes a while has.
     """
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    for add in (_add_prepare, _add_fit, _add_export):
+    for add in (_add_prepare, _add_fit, _add_export, _add_leave_one_out):
         add_job_arguments(add(steps))
 
 
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", choices=list(REGISTRY), metavar="METHOD", help=f"one of: {', '.join(REGISTRY)}")
+
+
 def _add_preset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset", choices=sorted(normnet.PRESETS), default="small", help="grid and network (default: small)"
-    )
+    parser.add_argument("--preset", help="grid and network (default: what ships)")
 
 
 def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
     prepare = steps.add_parser("prepare", help="turn scans into a compact cache")
+    _add_method(prepare)
     prepare.add_argument("list", type=Path, help="TOML list of scans (docs/training.md)")
     prepare.add_argument("-o", "--out", type=Path, required=True, help="folder for the cache")
     prepare.add_argument("--root", type=Path, help="folder that the list's paths start from (default: the list's own)")
@@ -46,105 +45,106 @@ def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
 
 def _add_fit(steps: Steps) -> argparse.ArgumentParser:
     fit = steps.add_parser("fit", help="train a network on a cache")
-    fit.add_argument("method", choices=["normnet"])
-    fit.add_argument("cache", type=Path)
-    fit.add_argument("-o", "--out", type=Path, required=True, help="folder for checkpoint and curves")
-    _add_preset(fit)
+    _add_plan(fit, "folder for checkpoint and curves")
     fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument("--iterations", type=int, help="default: the preset's")
-    fit.add_argument("--batch", type=int, help="crops an iteration, over all devices (default: the preset's)")
-    fit.add_argument(
+    fit.add_argument("--without", metavar="NAME", action="append", default=[], help="a scan to leave out; repeatable")
+    fit.add_argument("--devices", type=int, default=1, help="how many GPUs (default: 1)")
+    fit.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    return fit
+
+
+def _add_plan(parser: argparse.ArgumentParser, out: str) -> None:
+    """What every step that trains has."""
+    _add_method(parser)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True, help=out)
+    _add_preset(parser)
+    parser.add_argument("--iterations", type=int, help="default: the preset's")
+    parser.add_argument("--batch", type=int, help="samples an iteration, over all devices (default: the preset's)")
+    parser.add_argument(
         "--precision",
         choices=[p for p in PRECISIONS if p != "auto"],
         default="float32",
         help="float32 repeats bit for bit on a CPU; bfloat16 is faster and does not (default: float32)",
     )
-    fit.add_argument("--every", type=int, default=100, help="iterations between checkpoints (default: 100)")
-    fit.add_argument("--device", choices=DEVICES, default="auto")
-    fit.add_argument("--devices", type=int, default=1, help="how many GPUs (default: 1)")
-    fit.add_argument("--workers", type=int, default=0, help="processes that draw crops; 0 inside Slicer (default: 0)")
-    fit.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
-    return fit
+    parser.add_argument(
+        "--hold-out", metavar="NAME", help="the scan that chooses the checkpoint, never trained on (default: the last)"
+    )
+    parser.add_argument(
+        "--every", type=int, default=100, help="iterations between checkpoints, and validations (default: 100)"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw samples; 0 inside Slicer (default)")
 
 
 def _add_export(steps: Steps) -> argparse.ArgumentParser:
-    export = steps.add_parser("export", help="turn checkpoints into weights for segmenting")
+    export = steps.add_parser("export", help="turn runs into weights for segmenting")
     export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`, one a voting network")
     export.add_argument("--cache", type=Path, required=True, help="the cache they were trained on")
-    export.add_argument("-o", "--out", type=Path, default=weights.folder(), help="model store (default: the program's)")
+    export.add_argument("-o", "--out", type=Path, help="model store (default: the program's)")
     export.add_argument("--version", required=True)
     return export
 
 
+def _add_leave_one_out(steps: Steps) -> argparse.ArgumentParser:
+    left = steps.add_parser("leave-one-out", help="train once without each scan, to be judged on that scan")
+    _add_plan(left, "folder for FOLD/seed-N (runs) and FOLD/models; what is there already is gone on with")
+    left.add_argument(
+        "--fold", metavar="A[,B]", action="append", required=True, help="scans to leave out together; repeatable"
+    )
+    left.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each (default: 0)")
+    return left
+
+
 def run(arguments: argparse.Namespace, progress: Progress) -> str:
     """Do one step, and say in a sentence what came of it."""
-    return {"prepare": _prepare, "fit": _fit, "export": _export}[arguments.step](arguments, progress)
+    steps = {"prepare": _prepare, "fit": _fit, "export": _export, "leave-one-out": _leave_one_out}
+    return steps[arguments.step](arguments, progress)
 
 
 def _prepare(arguments: argparse.Namespace, progress: Progress) -> str:
-    from LabelFreeCovidSegLib.training import prepare, scanlist
+    from LabelFreeCovidSegLib.training import prepare, recipes, scanlist
 
-    preset = normnet.PRESETS[arguments.preset]
+    preset = recipes.preset(arguments.method, arguments.preset)
     listed = scanlist.read(arguments.list, arguments.root)
-    cache = prepare.prepare(listed, arguments.out, preset.spacing_mm, normnet.BRIGHT_HU, progress)
-    litres = sum(scan.lung_ml for scan in cache.scans) / 1000.0
-    return f"{arguments.out}: {len(cache.scans)} scans, {litres:.1f} litres of healthy lung."
+    cache = prepare.prepare(arguments.method, preset, listed, arguments.out, progress)
+    blocks = sum(len(scan.blocks) for scan in cache.scans)
+    return f"{arguments.out}: {len(cache.scans)} scans in {blocks} blocks for {arguments.method}."
 
 
 def _fit(arguments: argparse.Namespace, progress: Progress) -> str:
-    import torch
+    from LabelFreeCovidSegLib.training import prepare, runs
 
-    from LabelFreeCovidSegLib.training import loop
-    from LabelFreeCovidSegLib.training.normnet import NormNetTrainee
-    from LabelFreeCovidSegLib.training.prepare import open_cache
-
-    preset = normnet.PRESETS[arguments.preset]
-    preset = replace(
-        preset, batch=arguments.batch or preset.batch, iterations=arguments.iterations or preset.iterations
-    )
-    cache = open_cache(arguments.cache)
-    torch.manual_seed(arguments.seed)
-    settings = loop.Settings(
-        seed=arguments.seed, iterations=preset.iterations, batch=preset.batch, precision=arguments.precision,
-        every=arguments.every, device=arguments.device, devices=arguments.devices, workers=arguments.workers,
+    plan = runs.Plan.of(
+        arguments.method, arguments.preset, arguments.batch, arguments.iterations, seed=arguments.seed,
+        precision=arguments.precision, hold_out=arguments.hold_out, without=tuple(arguments.without),
     )  # fmt: skip
-    recipe = {
-        "method": arguments.method,
-        "preset": preset.name,
-        "seed": settings.seed,
-        "iterations": settings.iterations,
-        "batch": settings.batch,
-        "precision": settings.precision,
-        "scans": [scan.name for scan in cache.scans],
-    }
-    checkpoint = loop.fit(NormNetTrainee(preset, cache), settings, recipe, arguments.out, arguments.resume, progress)
-    return f"{checkpoint}: trained for {settings.iterations} iterations."
+    machine = runs.Machine(arguments.every, arguments.device, arguments.devices, arguments.workers)
+    cache = prepare.open_cache(arguments.cache, arguments.method)
+    file = runs.train(plan, cache, arguments.out, machine, arguments.resume, progress)
+    return f"{file}: trained for {plan.preset.iterations} iterations."
 
 
 def _export(arguments: argparse.Namespace, progress: Progress) -> str:
-    from LabelFreeCovidSegLib.errors import TrainingError
-    from LabelFreeCovidSegLib.training import loop
-    from LabelFreeCovidSegLib.training.prepare import open_cache
+    from LabelFreeCovidSegLib import weights
+    from LabelFreeCovidSegLib.training import runs
 
-    cache = open_cache(arguments.cache)
-    states, recipes = {}, []
-    for run_folder in arguments.runs:
-        recipe, iteration, tensors = loop.read_checkpoint(run_folder / loop.CHECKPOINT)
-        if iteration != recipe["iterations"] or recipe["scans"] != [scan.name for scan in cache.scans]:
-            raise TrainingError(f"{run_folder}: not trained to its end on {arguments.cache}. Run `fit --resume`.")
-        states[f"{recipe['method']}-{recipe['preset']}-{recipe['seed']}.safetensors"] = loop.network_state(tensors)
-        recipes.append(recipe)
-    shared = {key: value for key, value in recipes[0].items() if key not in ("seed", "scans", "method")}
-    entry = weights.Entry(
-        name=recipes[0]["method"],
-        version=arguments.version,
-        files={},
-        recipe={**shared, "seeds": [recipe["seed"] for recipe in recipes]},
-        scans=[asdict(scan) | {"blocks": len(scan.blocks)} for scan in cache.scans],
-        licence=LICENCE,
-        licence_confirmed=False,
-        citation=normnet.CARD.citation,
-        expects="Chest CT in Hounsfield units, whole lungs, any slice thickness up to 5 mm; lungs found beforehand.",
-    )
-    written = weights.store_entry(entry, states, arguments.out)
-    return f"{arguments.out}: {written.label}."
+    store = arguments.out or weights.folder()
+    entry = runs.export(arguments.runs, arguments.cache, store, arguments.version, progress)
+    error = entry.recipe.get("calibration_error")
+    calibrated = f" Expected calibration error {error['before']}, calibrated {error['after']}." if error else ""
+    return f"{store}: {entry.label}.{calibrated}"
+
+
+def _leave_one_out(arguments: argparse.Namespace, progress: Progress) -> str:
+    from LabelFreeCovidSegLib.training import leave_one_out, prepare, runs
+
+    plan = runs.Plan.of(
+        arguments.method, arguments.preset, arguments.batch, arguments.iterations,
+        precision=arguments.precision, hold_out=arguments.hold_out,
+    )  # fmt: skip
+    machine = runs.Machine(arguments.every, arguments.device, workers=arguments.workers)
+    cache = prepare.open_cache(arguments.cache, arguments.method)
+    folds = [tuple(fold.split(",")) for fold in arguments.fold]
+    stores = leave_one_out.leave_one_out(plan, cache, folds, arguments.seeds, arguments.out, machine, progress)
+    return "\n".join(f"{store}" for store in stores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -41,16 +42,17 @@ class CurveLog:
             self._file.close()
             self._board.close()
 
-    def row(self, iteration: int, values: dict[str, float]) -> None:
-        """Log one iteration."""
+    def row(self, iteration: int, values: Mapping[str, float | None]) -> None:
+        """Log one iteration; None for what was not measured at this one."""
         if not self._active:
             return
         if not self._header:
             self._csv.writerow(["iteration", *values])
             self._header = True
-        self._csv.writerow([iteration, *(f"{value:.6g}" for value in values.values())])
+        self._csv.writerow([iteration, *("" if value is None else f"{value:.6g}" for value in values.values())])
         for name, value in values.items():
-            self._board.add_scalar(name, value, iteration)
+            if value is not None:
+                self._board.add_scalar(name, value, iteration)
 
 
 def _rows_until(path: Path, iteration: int) -> list[list[str]]:

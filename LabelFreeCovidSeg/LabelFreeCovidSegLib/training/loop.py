@@ -27,6 +27,9 @@ from LabelFreeCovidSegLib.training.log import CurveLog
 from LabelFreeCovidSegLib.weights import write_atomically
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+VALIDATION = "validation"
+"""The score's name in the log."""
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -51,14 +54,22 @@ class Trainee(Protocol):
         """`loss` to minimise, and further scalars for the log."""
         ...
 
+    def validate(self, network: nn.Module) -> float:
+        """How good `network`, in evaluation mode on the device it trains on, is; higher is better.
+
+        The same network must always get the same score: nothing here may depend on the run or on what was drawn.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run goes; all but `every`, `device`, `devices` and `workers` decide the weights.
+    """How a run goes; all but `device`, `devices` and `workers` decide the weights, `every` only those of the best.
 
     Attributes:
         batch: samples an iteration, over all devices.
-        every: iterations between checkpoints.
+        every: iterations between checkpoints, and between validations.
+        choose: validate, and keep the best network beside the last one.
         device: "auto", "cpu", "cuda" or "mps".
         devices: how many of them.
         workers: processes that draw samples; 0 draws them in this one (the only way inside Slicer).
@@ -69,9 +80,30 @@ class Settings:
     batch: int = 4
     precision: str = "float32"
     every: int = 100
+    choose: bool = False
     device: str = "auto"
     devices: int = 1
     workers: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A file of a run: what it was trained with, how far, and its tensors.
+
+    Attributes:
+        best: the highest score of a validation until then; None before the first.
+        tensors: `network/...`, and `optimizer/...` in what a run goes on from.
+    """
+
+    recipe: dict[str, Any]
+    iteration: int
+    best: float | None
+    tensors: dict[str, Tensor]
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix` and a slash, without those."""
+        prefix += "/"
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
 def fit(
@@ -82,33 +114,24 @@ def fit(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Train, or go on training, and return the checkpoint's path.
+    """Train, or go on training, and return the path of the network to use: the best one, or the last.
 
     Args:
         recipe: what the checkpoint must have been trained with to be gone on with; kept in it.
-        folder: where checkpoint, `curves.csv` and TensorBoard's files go.
+        folder: where checkpoint, best network, `curves.csv` and TensorBoard's files go.
         resume: go on from the folder's checkpoint if there is one.
 
     Raises:
-        TrainingError: a checkpoint that is in the way, or of another recipe; a loss that is not finite.
+        TrainingError: a checkpoint that is in the way, or of another recipe; a loss or a score that is not finite.
     """
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise TrainingError(f"{checkpoint}: there is a run already. Pass --resume to go on, or choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    torch.use_deterministic_algorithms(settings.device == "cpu")
-    accelerator = {"cuda": "gpu"}.get(settings.device, settings.device)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=settings.devices,
-        precision=FABRIC_PRECISION[settings.precision],  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    if settings.batch % fabric.world_size:
-        raise TrainingError(f"A batch of {settings.batch} can't be shared by {fabric.world_size} devices evenly.")
+    fabric = _fabric(settings)
     optimizer = trainee.optimizer()
     network, stepper = fabric.setup(trainee.network, optimizer)
-    start = load_checkpoint(checkpoint, recipe, trainee.network, optimizer) if checkpoint.exists() else 0
+    start, best = load_checkpoint(checkpoint, recipe, trainee.network, optimizer) if checkpoint.exists() else (0, None)
     network.train()
     with CurveLog(folder, start, active=fabric.is_global_zero) as log:
         for iteration, batch in _batches(trainee, settings, fabric, start):
@@ -119,13 +142,48 @@ def fit(
             stepper.step()
             stepper.zero_grad()
             values = {name: value.detach().item() for name, value in losses.items()}
-            if not math.isfinite(values["loss"]):
-                raise TrainingError(f"The loss is {values['loss']} at iteration {iteration}. Lower the learning rate.")
-            log.row(iteration, values)
-            if fabric.is_global_zero and (iteration % settings.every == 0 or iteration == settings.iterations):
-                save_checkpoint(checkpoint, iteration, recipe, trainee.network, optimizer)
-            progress(iteration / settings.iterations, f"Iteration {iteration}, loss {values['loss']:.3f}")
-    return checkpoint
+            loss = _finite("loss", values["loss"], iteration)
+            due = fabric.is_global_zero and (iteration % settings.every == 0 or iteration == settings.iterations)
+            score = _validate(trainee, fabric, iteration) if due and settings.choose else None
+            log.row(iteration, {**values, VALIDATION: score} if settings.choose else values)
+            if score is not None and (best is None or score > best):
+                best = score
+                save_checkpoint(folder / BEST, Checkpoint(recipe, iteration, best, _tensors(trainee.network)))
+            if due:
+                tensors = _tensors(trainee.network, optimizer)
+                save_checkpoint(checkpoint, Checkpoint(recipe, iteration, best, tensors))
+            progress(iteration / settings.iterations, f"Iteration {iteration}, loss {loss:.3f}")
+    return folder / (BEST if settings.choose else CHECKPOINT)
+
+
+def _fabric(settings: Settings) -> Fabric:
+    """What brings network and batches to the devices."""
+    torch.use_deterministic_algorithms(settings.device == "cpu")
+    fabric = Fabric(
+        accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
+        devices=settings.devices,
+        precision=FABRIC_PRECISION[settings.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    if settings.batch % fabric.world_size:
+        raise TrainingError(f"A batch of {settings.batch} can't be shared by {fabric.world_size} devices evenly.")
+    return fabric
+
+
+def _validate(trainee: Trainee, fabric: Fabric, iteration: int) -> float:
+    """The score of the network as it is, which stays in training mode."""
+    # Not the network that Fabric wrapped: with several devices that one waits for the others, which do not validate.
+    trainee.network.eval()
+    with torch.inference_mode(), fabric.autocast():
+        score = trainee.validate(trainee.network)
+    trainee.network.train()
+    return _finite("validation", score, iteration)
+
+
+def _finite(name: str, value: float, iteration: int) -> float:
+    if not math.isfinite(value):
+        raise TrainingError(f"The {name} is {value} at iteration {iteration}. Lower the learning rate.")
+    return value
 
 
 def _batches(
@@ -158,55 +216,56 @@ class _Draws(Dataset):
         return self.trainee.sample(np.random.SeedSequence(self.settings.seed, spawn_key=key))
 
 
-def save_checkpoint(
-    path: Path, iteration: int, recipe: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Everything a run needs to go on, as plain arrays; the file is replaced in one step."""
+def _tensors(network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
+    for number, state in optimizer.state_dict()["state"].items() if optimizer else ():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write plain arrays and their description; the file is replaced in one step."""
+    run = {"iteration": checkpoint.iteration, "recipe": checkpoint.recipe, "best": checkpoint.best}
     # One key: safetensors writes several in random order, and the same run shall give the same bytes.
-    header = {"run": json.dumps({"iteration": iteration, "recipe": recipe}, sort_keys=True)}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"run": json.dumps(run, sort_keys=True)}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     write_atomically(path, write_safetensors(plain, metadata=header))
 
 
-def load_checkpoint(path: Path, recipe: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint into `network` and `optimizer`, and return its iteration.
+def load_checkpoint(
+    path: Path, recipe: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float | None]:
+    """Put a checkpoint into `network` and `optimizer`; its iteration and the best score until then.
 
     Raises:
         TrainingError: it is of another recipe.
     """
-    found, iteration, tensors = read_checkpoint(path)
-    if found != recipe:
-        odd = sorted(key for key in found.keys() | recipe.keys() if found.get(key) != recipe.get(key))
-        raise TrainingError(
-            f"{path}: this run differs in {', '.join(odd)}. Go on with the same, or choose another folder."
-        )
-    network.load_state_dict(_below("network", tensors))
+    found = read_checkpoint(path)
+    refuse_other(path, found.recipe, recipe)
+    network.load_state_dict(found.below("network"))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below("optimizer", tensors).items():
+    for name, tensor in found.below("optimizer").items():
         number, _, key = name.partition("/")
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return iteration
+    return found.iteration, found.best
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
-    """Recipe, iteration and tensors of a checkpoint. Raises `TrainingError` for any other file."""
+def refuse_other(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Raises `TrainingError` with the difference if the run at `path` was trained with another recipe."""
+    odd = sorted(key for key in found.keys() | recipe.keys() if found.get(key) != recipe.get(key))
+    if odd:
+        raise TrainingError(
+            f"{path}: this run differs in {', '.join(odd)}. Go on with the same, or choose another folder."
+        )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What `save_checkpoint` wrote. Raises `TrainingError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             run = json.loads(file.metadata()["run"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        return run["recipe"], run["iteration"], tensors
+        return Checkpoint(run["recipe"], run["iteration"], run["best"], tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of a training run ({error}).") from error
-
-
-def network_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's tensors of a checkpoint, for export."""
-    return _below("network", tensors)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix + "/"): t for name, t in tensors.items() if name.startswith(prefix + "/")}

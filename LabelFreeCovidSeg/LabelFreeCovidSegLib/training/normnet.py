@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.methods.normnet import Preset
+from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.synthesis import synthesize
+from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import augment
-from LabelFreeCovidSegLib.training.prepare import Block, Cache
+from LabelFreeCovidSegLib.training.crops import Lung, View, views
+from LabelFreeCovidSegLib.training.healthy import healthy_blocks
+from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.scanlist import ListedScan
+
+PRESETS = {"small": normnet.PRESETS["small"], **normnet.PRESETS}
+CITATION = normnet.CARD.citation
+EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness up to 5 mm; lungs found beforehand."
+VIEWS = 12
+VIEW_SEED = 20_210_301
+"""Of the views that choose the checkpoint."""
+
+
+def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+    """What is healthy of a scan's lungs."""
+    return healthy_blocks(listed, preset.spacing_mm, normnet.BRIGHT_HU)
+
+
+def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> NormNetTrainee:
+    """One NormNet, ready to train."""
+    return NormNetTrainee(preset, train, judge)
 
 
 class NormNetTrainee:
     """One NormNet in training.
 
-    Raises:
-        TrainingError: the cache was prepared for another grid.
+    Args:
+        train: the blocks of each scan.
+        judge: those of the held-out scan; empty where `validate` is not needed.
     """
 
-    def __init__(self, preset: Preset, cache: Cache) -> None:
+    def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         from monai.losses import DiceCELoss
 
-        if cache.spacing_mm != preset.spacing_mm:
-            raise TrainingError(
-                f"{cache.folder}: prepared at {cache.spacing_mm} mm, but preset '{preset.name}' works at "
-                f"{preset.spacing_mm} mm. Run `train prepare --preset {preset.name}` into another folder."
-            )
         self.preset = preset
-        self.scans = [cache.blocks(scan) for scan in cache.scans]
+        self.scans = [Lung.of(blocks) for blocks in train]
+        self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
         self.network: nn.Module = normnet.build(preset)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
 
@@ -49,9 +70,7 @@ class NormNetTrainee:
             np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2)
         )
         rng = np.random.default_rng(crop_seed)
-        blocks = self.scans[rng.integers(len(self.scans))]
-        volumes = np.array([block.lung.sum() for block in blocks], dtype=float)
-        hu, lung = cut(blocks[rng.choice(len(blocks), p=volumes / volumes.sum())], self.preset.crop, rng)
+        hu, lung = self.scans[rng.integers(len(self.scans))].draw(self.preset.crop, rng)
         if self.preset.augment:
             hu, lung = augment(hu, lung, self.preset.spacing_mm, rng)
         healthy = normnet.window(hu) * lung
@@ -70,23 +89,30 @@ class NormNetTrainee:
             leak = (found & lesion).sum() / lesion.sum().clamp_min(1)
         return {"loss": self.loss(scores.float(), target), "healthy_recall": recall, "lesion_leak": leak}
 
+    def validate(self, network: nn.Module) -> float:
+        """Dice of the outlined lesions, all views of the held-out scan taken together."""
+        both = either = 0
+        for view in self.views:
+            probabilities = [probability(network, view)]
+            found = normnet.outline(view.image, probabilities, view.lung, self.preset.spacing_mm, self.preset.growing)
+            both += int((found & view.lesion).sum())
+            either += int(found.sum() + view.lesion.sum())
+        return 2.0 * both / max(either, 1)
 
-def cut(block: Block, crop: tuple[int, int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A crop around a random lung voxel, kept within the block where that is large enough; HU float32 and lung.
 
-    What reaches beyond the block is air.
-    """
-    centre = np.argwhere(block.lung.any(axis=(1, 2)))
-    k = int(centre[rng.integers(len(centre)), 0])
-    j, i = (int(x) for x in rng.choice(np.argwhere(block.lung[k])))
-    hu = np.full(crop, -1024.0, dtype=np.float32)
-    lung = np.zeros(crop, dtype=bool)
-    source, target = [], []
-    for place, side, extent in zip((k, j, i), crop, block.lung.shape, strict=True):
-        start = int(np.clip(place - side // 2, min(0, extent - side), max(0, extent - side)))
-        first, last = max(start, 0), min(start + side, extent)
-        source.append(slice(first, last))
-        target.append(slice(first - start, last - start))
-    hu[tuple(target)] = block.hu[tuple(source)]
-    lung[tuple(target)] = block.lung[tuple(source)]
-    return hu, lung
+def probability(network: nn.Module, view: View) -> np.ndarray:
+    """That tissue is bright and healthy, (k, j, i) float32, on whatever device `network` is."""
+    device = next(network.parameters()).device
+    scores = network(torch.from_numpy(view.image[None, None]).to(device))
+    return scores.float().softmax(dim=1)[0, 1].cpu().numpy()
+
+
+def calibrate(
+    preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
+) -> dict[str, Any]:
+    """`calibration` of the voting networks' score on the held-out scan, and its error before and after."""
+    networks = [normnet.build(preset) for _ in states]
+    for network, state in zip(networks, states, strict=True):
+        network.load_state_dict(state)
+        network.eval()
+    return calibration.calibrate(networks, preset, Lung.of(judge), progress)

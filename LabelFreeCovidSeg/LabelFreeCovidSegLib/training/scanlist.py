@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from LabelFreeCovidSegLib.errors import TrainingError
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 
-SIDES = ("both", "right", "left")
+SIDES = {"both": (RIGHT, LEFT), "right": (RIGHT,), "left": (LEFT,)}
+"""Which labels of a lung mask a scan is used for."""
 
 
 @dataclass(frozen=True)

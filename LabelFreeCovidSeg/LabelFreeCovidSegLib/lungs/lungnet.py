@@ -1,0 +1,166 @@
+"""Both lungs as a network sees them: by the shape that healthy lungs have, wherever consolidation hides their border.
+
+Ours. Trained without an outline by hand: the classical finder's masks of near-healthy scans are the answer, and the
+same scans made ill by synthetic disease are the question (`training/chests.py`). The classical finder sees all lung
+that holds air; the network, at 2.5 mm, is shown that air together with the scan and completes it. Which lung, and the
+border at full resolution, follow from the air again. The classical finder's own idea of the whole lung checks it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+
+from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.lungs import classical, plausibility
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
+from LabelFreeCovidSegLib.lungs.classical import AIR_BELOW_HU, Coarse
+from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance, opening
+from LabelFreeCovidSegLib.networks.res_unet import ResUNet
+from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+
+NAME = "lungnet"
+SPACING_MM = (2.5, 2.5, 2.5)
+CHANNELS = (8, 16, 32, 48, 56, 56)
+"""Six levels: at the bottom a voxel is 80 mm wide, so that the answer can rest on the whole chest."""
+WINDOW_HU = (-1024.0, 276.0)
+AROUND_MM = 80.0
+"""Above and below the air of the lungs; a collapsed lobe is not higher than that."""
+PIECE_SHARE = 0.05
+"""Connected components smaller than this share of their lung are dropped."""
+WIDE_AIRWAY_MM = 3.0
+TRUSTED_SHARE = 0.9
+"""Of the air in the lungs, as the classical finder sees it; a network that finds less has not understood the scan."""
+AGREEMENT = 0.9
+
+
+def build() -> ResUNet:
+    """The untrained network: in, the channels of `question`; out, the logit of lung."""
+    return ResUNet(CHANNELS, in_channels=2, out_channels=1)
+
+
+def window(hu: np.ndarray) -> np.ndarray:
+    """HU -> [0, 1] over [-1024, 276] HU."""
+    low, high = WINDOW_HU
+    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
+def question(hu: np.ndarray, air: np.ndarray) -> np.ndarray:
+    """What the network is asked, (2, k, j, i) float32: the windowed scan, and where lung holds air (0 or 1)."""
+    return np.stack([window(hu), air.astype(np.float32)])
+
+
+def load(store: Path | None = None) -> nn.Module:
+    """The network with the weights that ship, or with those in another store.
+
+    Raises:
+        WeightsError: they are missing, damaged, or do not fit this network.
+    """
+    entry, (state,) = weights.load(NAME, store)
+    return weights.fill(build(), state, entry).eval()
+
+
+def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> LungMask:
+    """Outline both lungs, consolidation included, trachea and main bronchi not.
+
+    Where the network has plainly not understood the scan the classical finder's mask is returned; where the two
+    differ, the mask says so.
+
+    Args:
+        store: another model store than the program's.
+
+    Raises:
+        LungError: less than 300 mL of lung holds air.
+        WeightsError: see `load`.
+    """
+    network = load(store)
+    coarse = classical.outline(scan, part(progress, 0.0, 0.5))
+    progress(0.5, "Finding the whole lungs")
+    lungs = predict(network, coarse, scan.grid)
+    progress(0.75, "Drawing the border at full resolution")
+    if covered(lungs, coarse) < TRUSTED_SHARE:
+        full = classical.refine(scan, coarse, coarse.lungs, coarse.air, coarse.gas)
+        warnings: tuple[str, ...] = (
+            "The network for lungs did not understand this scan, so the lungs were outlined by their air alone; "
+            "consolidation at their border may be missing.",
+        )
+        source = "classical, instead of lungnet"
+    else:
+        dark = coarse.hu < AIR_BELOW_HU
+        gas = opening(dark & (lungs == 0), WIDE_AIRWAY_MM, coarse.spacing)
+        full = classical.refine(scan, coarse, lungs, dark & (lungs > 0), gas)
+        warnings, source = differences(lungs, coarse), "lungnet"
+    progress(1.0, "Lungs found")
+    return LungMask(full, source, warnings + plausibility.warnings(full, scan.grid))
+
+
+def predict(network: nn.Module, coarse: Coarse, grid: Grid) -> np.ndarray:
+    """Both lungs (uint8, 1 right, 2 left) on the blocks of `coarse`; in float32 on the CPU, the same everywhere.
+
+    Args:
+        grid: of the scan that `coarse` was made from.
+    """
+    levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
+    # Where in the world the blocks lie does not matter here; only their axes and sizes do.
+    blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], grid.origin, grid.direction)
+    working = blocks.covering(tuple(slice(0, n) for n in blocks.shape), SPACING_MM)
+    hu = resample(coarse.hu[levels], blocks, working, outside=AIR_HU)
+    air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
+    probability = resample(foresee(network, question(hu, air)), working, blocks)
+    lungs = np.zeros(coarse.lungs.shape, dtype=np.uint8)
+    lungs[levels] = decide(probability, coarse.lungs[levels], coarse.spacing)
+    return lungs
+
+
+def foresee(network: nn.Module, asked: np.ndarray) -> np.ndarray:
+    """Probability of lung (k, j, i) float32 for a `question` (2, k, j, i)."""
+    extents = asked.shape[1:]
+    stride = 2 ** (len(CHANNELS) - 1)
+    padded = np.pad(asked, [(0, 0), *((0, -n % stride) for n in extents)])
+    with torch.inference_mode():
+        found = network(torch.from_numpy(padded)[None]).sigmoid()[0, 0].numpy()
+    return np.ascontiguousarray(found[tuple(slice(n) for n in extents)])
+
+
+def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """From probability (k, j, i) to labels: lung from one half on, without small pieces, each part of the nearer lung.
+
+    Args:
+        known: uint8, right (1) and left (2) lung where they hold air.
+    """
+    nearer_right = distance(known == RIGHT, spacing) < distance(known == LEFT, spacing)
+    labels = np.where(probability > 0.5, np.where(nearer_right, RIGHT, LEFT), 0).astype(np.uint8)
+    for side in (RIGHT, LEFT):
+        pieces, _ = ndimage.label(labels == side)
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        labels[(sizes < PIECE_SHARE * sizes.sum())[pieces] & (pieces > 0)] = 0
+        labels[ndimage.binary_fill_holes(labels == side) & (labels == 0)] = side
+    return labels
+
+
+def covered(lungs: np.ndarray, coarse: Coarse) -> float:
+    """Share of the air in the lungs that the network found, in the lung with less of it."""
+    return min(
+        float((lungs[air] > 0).mean()) for side in (RIGHT, LEFT) if (air := coarse.air & (coarse.lungs == side)).any()
+    )
+
+
+def differences(lungs: np.ndarray, coarse: Coarse) -> tuple[str, ...]:
+    """A sentence for each lung that the two finders see differently (Dice under 0.9)."""
+    found = []
+    for side, name in ((RIGHT, "right"), (LEFT, "left")):
+        one, other = lungs == side, coarse.lungs == side
+        both = np.count_nonzero(one) + np.count_nonzero(other)
+        if both and 2 * np.count_nonzero(one & other) < AGREEMENT * both:
+            more, less = (np.count_nonzero(a & ~b) * coarse.block_ml for a, b in ((one, other), (other, one)))
+            found.append(
+                f"Check the {name} lung: by its shape it holds {more:.0f} mL that have no air, "
+                f"and leaves out {less:.0f} mL that the outline by air alone would count."
+            )
+    return tuple(found)

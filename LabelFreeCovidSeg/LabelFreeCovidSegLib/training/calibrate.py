@@ -1,0 +1,76 @@
+"""Calibration: which share of the voxels of a given score is lesion, on synthetic lesions in the held-out scan.
+
+It belongs to exporting, not to a step of its own: a curve is of these networks voting together, and weights beside the
+curve of others would look just as sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from LabelFreeCovidSegLib import device
+from LabelFreeCovidSegLib.inference import predict_tiles
+from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.methods.normnet import Preset
+from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.training.crops import Lung, View, views
+
+VIEWS = 48
+FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
+"""Of the views that the curve is fitted on, and of those it is checked on; others choose the checkpoint."""
+KNOTS = 32
+BINS = 15
+
+
+def calibrate(networks: Sequence[nn.Module], preset: Preset, lung: Lung, progress: Progress) -> dict[str, Any]:
+    """A curve from score to probability, and how far off score and probability are on views it was not fitted on.
+
+    Returns:
+        `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
+    """
+    fitted = scores(networks, preset, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
+    knots = curve(*fitted)
+    score, lesion = scores(networks, preset, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0))
+    after = np.interp(score, *np.transpose(knots))
+    errors = {"before": expected_error(score, lesion), "after": expected_error(after, lesion)}
+    return {"calibration": knots, "calibration_error": errors}
+
+
+def scores(
+    networks: Sequence[nn.Module], preset: Preset, crops: Sequence[View], progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """The score that the networks give each lung voxel of all crops, (n,) float32, and which are lesion, (n,) bool."""
+    compute = device.choose()
+    found = []
+    for number, view in enumerate(crops):
+        progress(number / len(crops), "Calibrating")
+        probabilities = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
+        found.append(normnet.doubt(view.image, probabilities, view.lung, preset.spacing_mm)[view.lung])
+    return np.concatenate(found), np.concatenate([view.lesion[view.lung] for view in crops])
+
+
+def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:
+    """Isotonic regression of `lesion` (n,) bool on `score` (n,), reduced to at most `KNOTS` pairs, ascending.
+
+    Half of the knots lie where the scores above 0 do, which is near 0, and half evenly over their range.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    regression = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, lesion)
+    above = score[score > 0]
+    dense = np.quantile(above, np.linspace(0.0, 1.0, KNOTS // 2)) if above.size else []
+    places = np.unique(np.round([*dense, *np.linspace(0.0, score.max(), KNOTS // 2)], 5))
+    probability = np.round(regression.predict(places).astype(float), 5)
+    return np.stack([places, probability], axis=1).tolist()
+
+
+def expected_error(probability: np.ndarray, lesion: np.ndarray) -> float:
+    """Expected calibration error: the distance between the mean probability and the share of lesion, (n,) each, over
+    equal bins of probability and weighted by the voxels in them (Guo et al. 2017)."""
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    counts, said, true = (np.bincount(place, weights, BINS) for weights in (None, probability, lesion))
+    return round(float(np.abs(said - true).sum() / counts.sum()), 5)

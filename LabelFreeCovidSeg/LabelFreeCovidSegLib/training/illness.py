@@ -1,0 +1,251 @@
+"""Disease inside lung labels: what makes a lung dense, and what pushes it away.
+
+Every kind is a score over one lung, cut where a drawn share of the lung exceeds it, and a density for what is cut.
+The densities overlap those of muscle, heart and liver: only the lung's shape tells where it ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from LabelFreeCovidSegLib.scan import bounding_box
+from LabelFreeCovidSegLib.training.fields import sigmoid, smooth_noise, widen
+
+Span = tuple[float, float]
+Spacing = tuple[float, float, float]
+
+LUNG_HU, AIR_HU = -850.0, -1000.0
+RIM_HU: Span = (-750.0, -60.0)
+"""Voxels beside a lung label and in this range are half lung, half chest wall. They follow the lung: left dark they
+would outline it. Air of a bronchus lies below, fat above."""
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Probabilities (each for one lung, unless said otherwise) and ranges of what is drawn.
+
+    Harder than a hospital's mix on purpose: lungs with little disease are found without a network.
+    """
+
+    diseased: float = 0.85
+    """Of the chest."""
+    denser: float = 0.5
+    denser_hu: Span = (0.0, 200.0)
+    """From full inspiration beyond full expiration."""
+    dependent_hu: Span = (0.0, 300.0)
+    dependent_mm: Span = (15.0, 60.0)
+    """Density added at the lowest point of a lung on its back, and the height over which it falls to 1 / e."""
+    emphysema: float = 0.1
+    emphysema_mm: Span = (6.0, 20.0)
+    ground_glass: float = 0.45
+    ground_glass_share: Span = (0.05, 1.0)
+    """Of the lung; 1 is diffuse."""
+    ground_glass_hu: Span = (100.0, 500.0)
+    """Above aerated lung."""
+    patches: float = 0.4
+    patches_share: Span = (0.03, 0.5)
+    lobar: float = 0.35
+    lobar_share: Span = (0.1, 0.95)
+    solid_hu: Span = (20.0, 80.0)
+    like_neighbour: float = 0.4
+    """As dense as the soft tissue beside this very lung, so that no border is left to see."""
+    enhanced: float = 0.3
+    enhanced_hu: Span = (20.0, 80.0)
+    """Contrast agent in airless lung."""
+    aerated: float = 0.4
+    aerated_share: Span = (0.1, 0.5)
+    """Air left in single lobules of a consolidation."""
+    bronchogram: float = 0.5
+    effusion: float = 0.25
+    effusion_share: Span = (0.03, 0.45)
+    fluid_hu: Span = (-5.0, 25.0)
+    atelectasis: float = 0.7
+    atelectasis_share: Span = (0.03, 0.25)
+    atelectasis_hu: Span = (60.0, 100.0)
+    """Collapsed lung holds more blood than consolidated lung."""
+    focal: float = 0.25
+    focal_mm: Span = (4.0, 40.0)
+    """Radius, from a nodule to a mass."""
+    cavity: float = 0.25
+    cavity_from_mm: float = 12.0
+    cavity_wall_mm: Span = (4.0, 10.0)
+
+
+CHANCES = Chances()
+
+
+def fall_ill(
+    hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both lungs, ill.
+
+    Args:
+        hu: (k, j, i) float32.
+        labels: uint8.
+
+    Returns:
+        HU, changed in the labels and their rim only, and the labels without what is pleural fluid now.
+    """
+    hu, labels = hu.copy(), labels.copy()
+    diseased = rng.random() < CHANCES.diseased
+    for side in (1, 2):
+        if not (labels == side).any():
+            continue
+        box = bounding_box(labels == side, (2, 2, 2))
+        lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng)
+        lung.breathe()
+        if diseased:
+            lung.sicken()
+        hu[box] = lung.hu
+        labels[box][lung.fluid] = 0
+    return hu, labels
+
+
+class Lung:
+    """One lung in its box, and what happens to it in turn.
+
+    Attributes:
+        hu: (k, j, i) float32, changed by every method.
+        fluid: bool, where pleural fluid has taken the lung's place.
+    """
+
+    def __init__(
+        self, hu: np.ndarray, mask: np.ndarray, beside: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator
+    ) -> None:
+        self.hu, self.mask, self.mm, self.rng = hu.copy(), mask, spacing_mm, rng
+        self.fluid = np.zeros(mask.shape, bool)
+        low, high = RIM_HU
+        rim = ndimage.binary_dilation(mask, np.ones((3, 3, 3))) & beside & (hu > low) & (hu < high)
+        self.where = mask | rim
+        # Half the resolution is enough for how far the pleura is, and eight times faster.
+        near = ndimage.distance_transform_edt(mask[::2, ::2, ::2], [2 * mm for mm in spacing_mm])
+        self.depth = widen(near, mask.shape, 2)
+        # -1 at the lung's base, front and right end, 1 at its apex, back and left end.
+        self.across = np.ix_(
+            *(
+                np.interp(np.arange(n), [side.start, side.stop - 1], [-1, 1]).astype(np.float32)
+                for n, side in zip(mask.shape, bounding_box(mask), strict=True)
+            )
+        )
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def draw(self, span: Span) -> float:
+        return float(self.rng.uniform(*span))
+
+    def noise(self, scale_mm: float) -> np.ndarray:
+        return smooth_noise(self.hu.shape, self.mm, scale_mm, self.rng)
+
+    def cut(self, score: np.ndarray, share: float) -> float:
+        """The level that `share` of the lung exceeds."""
+        return float(np.quantile(score[self.mask][::5], 1 - share))
+
+    def mix(self, share: np.ndarray, density: np.ndarray | float) -> None:
+        """Let `share` of each voxel take `density`, unless it is denser: vessels stay."""
+        self.hu += np.where(self.where, share * np.maximum(density - self.hu, 0), 0).astype(np.float32)
+
+    def breathe(self) -> None:
+        """Less air in the lung, towards the back above all; or more of it where walls are destroyed."""
+        air = np.clip(-self.hu / 1000, 0, 1) * self.mask
+        if self.chance(CHANCES.denser):
+            height = (1 - self.across[1]) / 2 * self.mask.shape[1] * self.mm[1]
+            added = self.draw(CHANCES.denser_hu) + self.draw(CHANCES.dependent_hu) * np.exp(
+                -height / self.draw(CHANCES.dependent_mm)
+            )
+            self.hu += (air * added * (1 + 0.2 * self.noise(25.0))).astype(np.float32)
+        if self.chance(CHANCES.emphysema):
+            holes = sigmoid(5 * (self.noise(self.draw(CHANCES.emphysema_mm)) - self.draw((0, 1.5))))
+            self.hu += (holes * air * (AIR_HU + 20 - self.hu) * 0.9).astype(np.float32)
+
+    def sicken(self) -> None:
+        """Ground glass first, then what is denser, fluid last."""
+        if self.chance(CHANCES.ground_glass):
+            self.ground_glass()
+        if self.chance(CHANCES.patches):
+            self.consolidate(self.patchy(), self.draw(CHANCES.patches_share))
+        if self.chance(CHANCES.lobar):
+            self.consolidate(self.lobar(), self.draw(CHANCES.lobar_share))
+        if self.chance(CHANCES.focal):
+            self.focal()
+        if self.chance(CHANCES.effusion):
+            self.effuse()
+
+    def patchy(self) -> np.ndarray:
+        """Many foci, at the pleura and in the lower and back parts rather than elsewhere (COVID-19's pattern)."""
+        pleural = np.exp(-self.depth / self.draw((5, 15)))
+        k, j, _ = self.across
+        weight = self.rng.uniform(0, [2.0, 1.2, 1.5]).tolist()
+        return self.noise(self.draw((12, 45))) + weight[0] * pleural - weight[1] * k + weight[2] * j
+
+    def lobar(self) -> np.ndarray:
+        """One side of a curved surface: below, behind, above, or oblique."""
+        k, j, i = self.across
+        toward = [(-1, 0.4, 0), (-0.3, 1, 0), (1, -0.3, 0), (-1, 1, 0), tuple(self.rng.normal(0, 1, 3))]
+        a, b, c = (toward[self.rng.integers(len(toward))] + self.rng.normal(0, 0.25, 3)).tolist()
+        return a * k + b * j + c * i + self.draw((0.02, 0.35)) * self.noise(self.draw((25, 60)))
+
+    def ground_glass(self) -> None:
+        """More density than air, less than blood; vessels remain visible."""
+        score = self.patchy()
+        part = sigmoid((score - self.cut(score, self.draw(CHANCES.ground_glass_share))) / self.draw((0.1, 0.6)))
+        added = self.draw(CHANCES.ground_glass_hu) * (1 + 0.15 * self.noise(8.0))
+        self.mix(part * np.clip(added / -LUNG_HU, 0, 1), 20.0)
+
+    def consolidate(self, score: np.ndarray, share: float) -> None:
+        """Airless lung as dense as soft tissue; smooth or ragged, with or without air left in lobules and bronchi."""
+        score = score + self.draw((0.0, 0.3)) * float(score[self.mask].std()) * self.noise(8.0)
+        part = sigmoid((score - self.cut(score, share)) / self.draw((0.02, 0.12)))
+        solid = self.tissue() if self.chance(CHANCES.like_neighbour) else self.draw(CHANCES.solid_hu)
+        density = solid + 5 * self.noise(15.0)
+        if self.chance(CHANCES.enhanced):
+            density = density + self.draw(CHANCES.enhanced_hu)
+        if self.chance(CHANCES.aerated):
+            lobules = sigmoid(4 * (self.noise(10.0) - 0.5)) * self.draw(CHANCES.aerated_share)
+            density = density + lobules * (LUNG_HU - density)
+        if self.chance(CHANCES.bronchogram):
+            density = density + self.bronchi() * (AIR_HU - density)
+        self.mix(part, density)
+
+    def tissue(self) -> float:
+        """HU of the soft tissue beside the lung."""
+        beside = self.hu[::2, ::2, ::2][~self.mask[::2, ::2, ::2]]
+        beside = beside[(beside > 0) & (beside < 130)]
+        return float(np.median(beside)) if beside.size else float(np.mean(CHANCES.solid_hu))
+
+    def bronchi(self) -> np.ndarray:
+        """Share of air in voxels along thin branching lines, which are where two smooth fields are both near zero."""
+        scale_mm = self.draw((14, 28))
+        lines = self.noise(scale_mm) ** 2 + self.noise(scale_mm) ** 2
+        return np.exp(-lines / self.draw((0.01, 0.05))) * (self.depth > 8) * self.draw((0.4, 1.0))
+
+    def focal(self) -> None:
+        """A nodule or mass, or two; some hollow."""
+        for _ in range(self.rng.integers(1, 4)):
+            inside = np.argwhere(self.mask)
+            centre = inside[self.rng.integers(len(inside))]
+            radius = float(np.exp(self.rng.uniform(*np.log(CHANCES.focal_mm))))
+            k, j, i = ((np.arange(n) - c) * mm for n, c, mm in zip(self.hu.shape, centre, self.mm, strict=True))
+            distance = np.sqrt(k[:, None, None] ** 2 + j[:, None] ** 2 + i**2)
+            outline = radius * (1 + 0.15 * self.noise(max(radius, 8.0))) - distance
+            self.mix(sigmoid(outline / 1.2), self.draw((20.0, 90.0)))
+            if radius > CHANCES.cavity_from_mm and self.chance(CHANCES.cavity):
+                hole = sigmoid((outline - self.draw(CHANCES.cavity_wall_mm)) / 1.2) * self.mask
+                self.hu += (hole * (AIR_HU - self.hu)).astype(np.float32)
+
+    def effuse(self) -> None:
+        """Fluid behind and below the lung, which is no lung, and the lung that it has pressed the air out of."""
+        k, j, _ = self.across
+        climbing = np.exp(-self.depth / 10.0)
+        score = j - self.draw((0.0, 0.8)) * k + self.draw((0.1, 0.5)) * climbing + 0.05 * self.noise(40.0)
+        share = self.draw(CHANCES.effusion_share)
+        level = self.cut(score, share)
+        if self.chance(CHANCES.atelectasis):
+            pressed = self.cut(score, min(share + self.draw(CHANCES.atelectasis_share), 0.99))
+            self.mix(sigmoid((score - pressed) / 0.04), self.draw(CHANCES.atelectasis_hu) + 4 * self.noise(15.0))
+        fluid = sigmoid((score - level) / 0.015) * self.where
+        self.hu += (fluid * (self.draw(CHANCES.fluid_hu) - self.hu)).astype(np.float32)
+        self.fluid = self.mask & (fluid > 0.5)

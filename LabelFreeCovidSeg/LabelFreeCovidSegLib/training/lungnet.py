@@ -1,0 +1,143 @@
+"""The recipe of the lung network: near-healthy chests made ill, the classical finder's masks as the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from LabelFreeCovidSegLib.lungs import find_lungs, lungnet
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib.lungs.classical import AIR_BELOW_HU
+from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.progress import Progress
+from LabelFreeCovidSegLib.read import read
+from LabelFreeCovidSegLib.scan import AIR_HU, resample
+from LabelFreeCovidSegLib.training.chests import Chest, vary
+from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How the network is trained; `crop` in voxels (k, j, i) of 2.5 mm holds most of a chest."""
+
+    name: str = "whole"
+    spacing_mm: Spacing = lungnet.SPACING_MM
+    crop: tuple[int, int, int] = (96, 96, 128)
+    batch: int = 2
+    iterations: int = 1200
+    learning_rate: float = 3e-3
+    cooldown: float = 0.8
+
+
+PRESETS = {preset.name: preset for preset in (Preset(),)}
+CITATION = "LabelFreeCovidSeg's own: no lung was outlined by hand for it."
+EXPECTS = "Chest CT in Hounsfield units with air in both lungs, any field of view."
+
+
+def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+    """A scan on the working grid: `hu` int16, `labels` uint8 of the classical finder, and where they are `known`.
+
+    Where one lung is left out, what lies nearer to it than to the other is not known.
+    """
+    scan = read(listed.path)
+    labels = find_lungs(scan, "classical").labels
+    grid = scan.grid.covering(tuple(slice(0, n) for n in scan.grid.shape), preset.spacing_mm)
+    hu = resample(scan.hu, scan.grid, grid, outside=AIR_HU)
+    labels = resample(labels, scan.grid, grid, nearest=True)
+    known = np.ones(labels.shape, dtype=np.uint8)
+    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
+        if side not in SIDES[listed.lungs]:
+            known[distance(labels == side, preset.spacing_mm) < distance(labels == other, preset.spacing_mm)] = 0
+    return [{"hu": np.round(hu).astype(np.int16), "labels": labels, "known": known}]
+
+
+class LungNetTrainee:
+    """A lung network in training.
+
+    Args:
+        train: scans to learn from, each a list of blocks.
+        judge: blocks of the held-out scan that chooses the checkpoint; empty if the last one counts.
+    """
+
+    VIEWS = 6
+    """Ill versions of the held-out scan on which checkpoints are compared."""
+
+    def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
+        self.preset = preset
+        self.chests = [_chest(block) for blocks in train for block in blocks]
+        self.judges = [_chest(block) for block in judge]
+        self.network: nn.Module = lungnet.build()
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam with its default settings."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.preset.learning_rate)
+
+    def learning_rate(self, share: float) -> float:
+        """The rate when `share` of the iterations is done."""
+        return self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)
+
+    def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
+        """An ill chest: `question` (2, k, j, i) float32, `lung` and `known` (1, k, j, i) bool."""
+        rng = np.random.default_rng(seed)
+        return self._view(self.chests[rng.integers(len(self.chests))], rng)
+
+    def _view(self, chest: Chest, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        ill = vary(chest, self.preset.crop, self.preset.spacing_mm, rng)
+        lung = ill.labels > 0
+        air = lung & (ill.hu < AIR_BELOW_HU)
+        return {"question": lungnet.question(ill.hu, air), "lung": lung[None], "known": ill.known[None]}
+
+    def losses(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`loss` to minimise: cross-entropy, and Dice of what the air does not tell; and the `dice` of the outline."""
+        scores, known, lung = network(batch["question"]).float(), batch["known"], batch["lung"].float()
+        entropy = functional.binary_cross_entropy_with_logits(scores, lung, weight=known)
+        airless = _airless(batch)
+        lung = lung * airless
+        with torch.no_grad():
+            dice = _dice((scores > 0) * airless, lung)
+        return {"loss": entropy + 1 - _dice(scores.sigmoid() * airless, lung), "dice": dice}
+
+    def validate(self, network: nn.Module) -> float:
+        """Mean Dice of the airless lung in ill versions of the held-out scan, the same each time."""
+        scores = []
+        device = next(network.parameters()).device
+        for number in range(self.VIEWS):
+            view = self._view(self.judges[number % len(self.judges)], np.random.default_rng([number, 1729]))
+            with torch.inference_mode():
+                found = network(torch.from_numpy(view["question"][None]).to(device)).cpu()[0] > 0
+            airless = _airless({name: torch.from_numpy(array[None]) for name, array in view.items()})[0]
+            scores.append(float(_dice(found * airless, torch.from_numpy(view["lung"]) * airless)))
+        return float(np.mean(scores))
+
+
+def _airless(batch: Mapping[str, Tensor]) -> Tensor:
+    """Where the answer is known, but not told by air; (n, 1, k, j, i)."""
+    return batch["known"] * (batch["question"][:, 1:] == 0)
+
+
+def _dice(one: Tensor, other: Tensor) -> Tensor:
+    """Dice over the whole batch: a sample in which no lung is in view has none of its own."""
+    return (2 * (one * other).sum() + 1) / (one.sum() + other.sum() + 1)
+
+
+def _chest(block: Arrays) -> Chest:
+    return Chest(block["hu"].astype(np.float32), block["labels"], block["known"] > 0)
+
+
+def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> LungNetTrainee:
+    """A new network and everything the loop needs to train it."""
+    return LungNetTrainee(preset, train, judge)
+
+
+def calibrate(
+    preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
+) -> dict[str, Any]:
+    """Nothing: a lung mask has no score."""
+    return {}

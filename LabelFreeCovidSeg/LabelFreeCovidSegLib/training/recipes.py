@@ -1,0 +1,116 @@
+"""Which methods can be trained, and what each must say of itself.
+
+To add a method: write a module with what `Recipe` lists and add a line to `REGISTRY`. The cache, the loop, the
+checkpoints, leaving scans out, exporting and the command line are there already.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from LabelFreeCovidSegLib.errors import TrainingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from LabelFreeCovidSegLib.progress import Progress
+    from LabelFreeCovidSegLib.training.loop import Trainee
+    from LabelFreeCovidSegLib.training.scanlist import ListedScan
+
+Arrays = Mapping[str, "np.ndarray"]
+"""A block of a cached scan: named arrays (k, j, i), all of one shape, on the working grid."""
+
+
+class Preset(Protocol):
+    """A grid, a network and how it is trained: a frozen dataclass with at least these attributes."""
+
+    @property
+    def name(self) -> str:
+        """As `--preset` takes it."""
+        ...
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Working grid along (k, j, i)."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Samples an iteration."""
+        ...
+
+    @property
+    def iterations(self) -> int:
+        """Length of a run."""
+        ...
+
+
+class Recipe(Protocol):
+    """What a module of `REGISTRY` holds.
+
+    Attributes:
+        PRESETS: by name; the first is the default.
+        CITATION: of the method, for the manifest.
+        EXPECTS: what the input of the finished weights must be, for a reader of the manifest.
+    """
+
+    PRESETS: Mapping[str, Any]
+    CITATION: str
+    EXPECTS: str
+
+    def blocks(self, listed: ListedScan, preset: Any) -> Sequence[Arrays]:
+        """Read one scan and bring what can be learned from it onto the working grid.
+
+        Only the CT may be opened. A scan of which nothing is left gives no block.
+
+        Raises:
+            ScanError, LungError: the scan can't be used.
+        """
+        ...
+
+    def trainee(self, preset: Any, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> Trainee:
+        """A new network and everything the loop needs to train it.
+
+        Args:
+            train: the blocks of each scan to learn from.
+            judge: the blocks of the held-out scan, for `Trainee.validate`; empty where none is held out.
+        """
+        ...
+
+    def calibrate(
+        self, preset: Any, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
+    ) -> dict[str, Any]:
+        """What the manifest's recipe shall say of the finished networks' score, measured on the held-out scan.
+
+        Empty for a method without a score. Values are plain JSON.
+
+        Args:
+            states: the tensors of each network that votes.
+        """
+        ...
+
+
+REGISTRY = {
+    "normnet": "LabelFreeCovidSegLib.training.normnet",
+    "lungnet": "LabelFreeCovidSegLib.training.lungnet",
+}
+"""Name on the command line -> module; imported only when it is asked for."""
+
+
+def recipe(method: str) -> Recipe:
+    """The recipe of a method. Raises `TrainingError` for a name that is not in the registry."""
+    if method not in REGISTRY:
+        raise TrainingError(f"'{method}' can't be trained. Choose one of: {', '.join(REGISTRY)}.")
+    return cast(Recipe, importlib.import_module(REGISTRY[method]))
+
+
+def preset(method: str, name: str | None = None) -> Any:
+    """A preset of a method, its default if `name` is None. Raises `TrainingError` for a name that it has not."""
+    presets = recipe(method).PRESETS
+    name = name or next(iter(presets))
+    if name not in presets:
+        raise TrainingError(f"{method} has no preset '{name}'. Choose one of: {', '.join(presets)}.")
+    return presets[name]

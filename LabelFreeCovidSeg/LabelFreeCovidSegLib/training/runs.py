@@ -1,0 +1,169 @@
+"""A run: one network trained on a cache, and what becomes of it. Used by the command line and by leaving scans out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.errors import TrainingError
+from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.training import loop, recipes
+from LabelFreeCovidSegLib.training.prepare import Cache, open_cache
+
+LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a network: its recipe, the cache's scans and the seed.
+
+    Attributes:
+        preset: with the batch and the iterations to train with.
+        hold_out: the scan that chooses the checkpoint and is not trained on; None to take the last one.
+        without: further scans of the cache that are not trained on.
+    """
+
+    method: str
+    preset: Any
+    seed: int = 0
+    precision: str = "float32"
+    hold_out: str | None = None
+    without: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        preset: str | None = None,
+        batch: int | None = None,
+        iterations: int | None = None,
+        **more: Any,
+    ) -> Plan:
+        """A plan by names; the preset's own batch and iterations where None. Raises `TrainingError` for other names."""
+        chosen = recipes.preset(method, preset)
+        chosen = replace(chosen, batch=batch or chosen.batch, iterations=iterations or chosen.iterations)
+        return cls(method, chosen, **more)
+
+    def recipe(self, cache: Cache) -> dict[str, Any]:
+        """The plan in plain JSON, as checkpoints and manifests keep it.
+
+        Raises:
+            TrainingError: a scan that the cache has not, one both held out and left out, or none left to train on.
+        """
+        if self.hold_out in self.without:
+            raise TrainingError(
+                f"'{self.hold_out}' is left out and can't choose the checkpoint. Hold out another scan, or none."
+            )
+        held = [self.hold_out] if self.hold_out else []
+        return {
+            "method": self.method,
+            "preset": self.preset.name,
+            "seed": self.seed,
+            "iterations": self.preset.iterations,
+            "batch": self.preset.batch,
+            "precision": self.precision,
+            "hold_out": self.hold_out,
+            "without": sorted(set(self.without)),
+            "scans": cache.without([*self.without, *held]),
+        }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is done, which decides nothing of what comes out but by rounding; as in `loop.Settings`."""
+
+    every: int = 100
+    device: str = "auto"
+    devices: int = 1
+    workers: int = 0
+
+
+def train(
+    plan: Plan,
+    cache: Cache,
+    folder: Path,
+    machine: Machine = Machine(),
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Train one network, and return the file of the best one or, where no scan chooses, of the last.
+
+    Raises:
+        TrainingError: as `Plan.recipe` and `loop.fit`; or the cache is of another grid.
+    """
+    preset = plan.preset
+    if cache.spacing_mm != preset.spacing_mm:
+        raise TrainingError(
+            f"{cache.folder}: prepared at {cache.spacing_mm} mm, but preset '{preset.name}' works at "
+            f"{preset.spacing_mm} mm. Run `train prepare {plan.method} --preset {preset.name}` into another folder."
+        )
+    recipe = plan.recipe(cache)
+    judge = cache.blocks(plan.hold_out) if plan.hold_out else []
+    torch.manual_seed(plan.seed)
+    trainee = recipes.recipe(plan.method).trainee(preset, [cache.blocks(name) for name in recipe["scans"]], judge)
+    settings = loop.Settings(
+        seed=plan.seed,
+        iterations=preset.iterations,
+        batch=preset.batch,
+        precision=plan.precision,
+        choose=plan.hold_out is not None,
+        **asdict(machine),
+    )
+    return loop.fit(trainee, settings, recipe, folder, resume, progress)
+
+
+def export(
+    folders: Sequence[Path], cache_folder: Path, store: Path, version: str, progress: Progress = silent
+) -> weights.Entry:
+    """Put the networks of runs that differ in their seed alone into a model store, to vote.
+
+    Raises:
+        TrainingError: a run that is not at its end, or that differs in more than its seed.
+    """
+    finished = [finished_run(folder) for folder in folders]
+    recipe = {**finished[0].recipe, "seed": None}
+    for folder, run in zip(folders, finished, strict=True):
+        loop.refuse_other(folder, {**run.recipe, "seed": None}, recipe)
+    seeds = [run.recipe["seed"] for run in finished]
+    if len(set(seeds)) < len(seeds):
+        raise TrainingError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}. Give each run once.")
+    method, preset = recipe["method"], recipes.preset(recipe["method"], recipe["preset"])
+    cache = open_cache(cache_folder, method)
+    if cache.without([*recipe["without"], *filter(None, [recipe["hold_out"]])]) != recipe["scans"]:
+        raise TrainingError(f"{cache_folder}: not the cache that {folders[0]} was trained on. Name that one.")
+    states = {f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": run.below("network") for run in finished}
+    module = recipes.recipe(method)
+    judge = cache.blocks(recipe["hold_out"]) if recipe["hold_out"] else []
+    measured = module.calibrate(preset, list(states.values()), judge, progress) if judge else {}
+    shared = {key: value for key, value in recipe.items() if key not in ("seed", "scans", "method")}
+    entry = weights.Entry(
+        name=method,
+        version=version,
+        files={},
+        recipe={**shared, "seeds": seeds, **measured},
+        scans=[asdict(scan) | {"blocks": len(scan.blocks)} for scan in cache.scans if scan.name in recipe["scans"]],
+        licence=LICENCE,
+        licence_confirmed=False,
+        citation=module.CITATION,
+        expects=module.EXPECTS,
+    )
+    return weights.store_entry(entry, states, store)
+
+
+def finished_run(folder: Path) -> loop.Checkpoint:
+    """The network to use of a run: the best where one was chosen, else the last.
+
+    Raises:
+        TrainingError: there is no run, or it is not at its end.
+    """
+    last = loop.read_checkpoint(folder / loop.CHECKPOINT)
+    if last.iteration != last.recipe["iterations"]:
+        raise TrainingError(
+            f"{folder}: stopped at iteration {last.iteration} of {last.recipe['iterations']}. Run `fit --resume`."
+        )
+    return loop.read_checkpoint(folder / loop.BEST) if last.recipe["hold_out"] else last

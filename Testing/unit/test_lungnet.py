@@ -1,0 +1,121 @@
+"""The lung network's surroundings: what is asked of it, what is made of its answer, and who steps in for it."""
+
+import numpy as np
+import pytest
+import torch
+from LabelFreeCovidSegLib import phantom
+from LabelFreeCovidSegLib.lungs import classical, lungnet
+from LabelFreeCovidSegLib.lungs.classical import Coarse
+from torch import nn
+
+
+class Answer(nn.Module):
+    """A stand-in network that has learned one answer by heart: lung or not in the padded question's voxels."""
+
+    def __init__(self, lung):
+        super().__init__()
+        self.lung = lung
+
+    def forward(self, question):
+        lung = np.zeros(question.shape[2:], dtype=np.float32)
+        lung[tuple(slice(n) for n in self.lung.shape)] = self.lung
+        return 40.0 * torch.from_numpy(lung)[None, None] - 20.0
+
+
+@pytest.fixture(scope="module")
+def chest():
+    """A healthy phantom of 5 x 2.5 x 2.5 mm: the network's grid has twice its slices."""
+    return phantom.make(shape=(60, 103, 136), spacing_mm=(5.0, 2.5, 2.5), lesions=())
+
+
+@pytest.fixture(scope="module")
+def air(chest):
+    return classical.outline(chest.scan)
+
+
+def answers(monkeypatch, labels, coarse):
+    """Let the network answer `labels`, given on the scan's grid of 5 x 2.5 x 2.5 mm."""
+    k = np.flatnonzero(coarse.lungs.any(axis=(1, 2)))
+    levels = slice(max(k[0] - 16, 0), k[-1] + 1 + 16)
+    monkeypatch.setattr(lungnet, "load", lambda store=None: Answer(np.repeat(labels[levels] > 0, 2, axis=0)))
+
+
+def dice(one, other):
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def test_the_network_has_room_in_two_megabytes():
+    halves = sum(2 * p.numel() for p in lungnet.build().parameters())
+    assert halves < 2_000_000
+
+
+def test_a_question_of_any_extent_is_answered_voxel_by_voxel():
+    lung = np.random.default_rng(0).integers(0, 2, (33, 5, 64))
+    asked = lungnet.question(np.zeros(lung.shape, np.float32), lung > 0)
+    np.testing.assert_array_equal(lungnet.foresee(Answer(lung), asked) > 0.5, lung > 0)
+
+
+def test_a_question_holds_the_window_and_the_air():
+    asked = lungnet.question(np.array([[[-2000.0, -1024.0, -374.0, 276.0, 3000.0]]]), np.ones((1, 1, 5), bool))
+    np.testing.assert_allclose(asked, [[[[0, 0, 0.5, 1, 1]]], [[[1, 1, 1, 1, 1]]]])
+
+
+def test_lung_is_what_is_more_likely_than_not_and_belongs_to_the_nearer_side():
+    known = np.array([[[1, 0, 0, 0, 0, 0, 2]]], np.uint8)
+    probability = np.array([[[0.9, 0.9, 0.6, 0.4, 0.5, 0.9, 0.9]]])
+    np.testing.assert_array_equal(lungnet.decide(probability, known, (1.0, 1.0, 1.0)), [[[1, 1, 1, 0, 0, 2, 2]]])
+
+
+def test_small_pieces_are_dropped_and_holes_filled():
+    probability = np.zeros((9, 12, 12))
+    probability[1:8, 1:8, 1:8] = 1.0
+    probability[4, 4, 4] = 0.0
+    probability[:, 10, 10] = 1.0  # 9 of 351 voxels
+    known = np.zeros((9, 12, 12), np.uint8)
+    known[1:8, 1:8, 1:8] = 1
+    labels = lungnet.decide(probability, known, (1.0, 1.0, 1.0))
+    assert labels[4, 4, 4] == 1
+    assert not labels[:, 10, 10].any()
+    assert labels.sum() == 343
+
+
+def test_what_the_network_answers_lies_where_the_lungs_are(chest, air, monkeypatch):
+    answers(monkeypatch, chest.lungs, air)
+    found = lungnet.find(chest.scan)
+    assert found.source == "lungnet"
+    for side in (1, 2):
+        assert dice(found.labels == side, chest.lungs == side) > 0.97
+
+
+def test_consolidation_that_the_network_counts_as_lung_stays_in_the_mask(chest, air, monkeypatch):
+    scan = chest.scan
+    base = (chest.lungs == 1) & (np.arange(60) < 22)[:, None, None]
+    scan.hu[base], healthy = 45.0, scan.hu[base].copy()
+    try:
+        answers(monkeypatch, chest.lungs, air)
+        found = lungnet.find(scan)
+    finally:
+        scan.hu[base] = healthy
+    assert (found.labels == 1)[base].mean() > 0.93
+    assert any("right lung" in sentence and "no air" in sentence for sentence in found.warnings)
+
+
+def test_a_network_that_misses_air_is_not_believed(chest, air, monkeypatch):
+    half = chest.lungs * (np.arange(60) > 30)[:, None, None]
+    answers(monkeypatch, half, air)
+    found = lungnet.find(chest.scan)
+    np.testing.assert_array_equal(found.labels, classical.find(chest.scan).labels)
+    assert found.source == "classical, instead of lungnet"
+    assert "did not understand" in found.warnings[0]
+
+
+def test_a_difference_between_the_finders_is_told_in_millilitres():
+    lungs = np.zeros((10, 10, 20), np.uint8)
+    lungs[:, :, :10], lungs[:, :, 10:] = 1, 2
+    fewer = lungs * (np.arange(10) >= 2)[:, None, None]  # a fifth of each: Dice 0.89
+    coarse = Coarse(lungs, fewer, fewer > 0, fewer > 9, (1, 1, 1), (10.0, 10.0, 10.0))
+    right, left = lungnet.differences(lungs, coarse)
+    assert "right lung" in right
+    assert "holds 200 mL that have no air, and leaves out 0 mL" in right
+    assert "left lung" in left
+    assert lungnet.differences(fewer, coarse) == ()
