@@ -18,7 +18,10 @@ Spacing = tuple[float, float, float]
 
 COARSE_MM = 7.5
 """Outlines of a body need no finer grid."""
-GAS_HU, ROOM_HU, FAT_HU, MUSCLE_HU, BONE_HU = -980.0, -1000.0, -100.0, 50.0, 400.0
+ROUNDING_MM = 1.0
+"""Rounding the outline lets distances from the body begin this early, within it."""
+GAS_HU, ROOM_HU, FAT_HU, SKIN_HU, MUSCLE_HU, BONE_HU = -980.0, -1000.0, -100.0, 10.0, 50.0, 400.0
+SKIN_MM = 3.0
 NO_TISSUE_HU = -400.0
 BLEND_MM = 8.0
 """Over this length the crop's outermost voxels pass into made-up tissue: streaks of repeated voxels would show."""
@@ -53,15 +56,16 @@ def dress(
     muscle = rng.uniform(0, 15)
     tissue = FAT_HU + (MUSCLE_HU - FAT_HU) * sigmoid(4 * fat + (muscle - outward))
     # Lung that the crop's end cuts through, and air around the body, are not repeated.
-    flesh = np.where((hu < -200) & (aside | (past_mm > 0) | (outward > 3)) & (labels == 0), tissue, hu)
+    flesh = np.where((hu < -200) & (aside | (past_mm > 0) | (outward > 0)) & (labels == 0), tissue, hu)
     share = np.clip((outward + past_mm) / BLEND_MM, 0, 1)
     flesh = flesh + share * (tissue - flesh)
-    bumps = 1 + 0.25 * smooth_noise(hu.shape, spacing_mm, 120.0, rng)
+    bumps = np.exp(0.25 * smooth_noise(hu.shape, spacing_mm, 120.0, rng))
     depth = math.exp(rng.uniform(math.log(TRUNK_MM[0]), math.log(TRUNK_MM[1]))) * bumps - outward
-    flesh = np.where((depth < 3) & (outward > 0), np.float32(10), flesh)
+    flesh = np.where((depth < SKIN_MM) & (outward > SKIN_MM), np.float32(SKIN_HU), flesh)
     room = _room(depth, spacing_mm, rng)
-    dressed = room + sigmoid(depth / (0.4 * spacing_mm[2])) * (flesh - room)
-    return np.where(labels > 0, hu, dressed).astype(np.float32)
+    # What the crop shows stays, however thin the trunk around it.
+    air = sigmoid(-depth / (0.4 * spacing_mm[2])) * np.clip(outward / SKIN_MM, 0, 1)
+    return np.where(labels > 0, hu, flesh + air * (room - flesh)).astype(np.float32)
 
 
 def _outward(hu: np.ndarray, labels: np.ndarray, aside: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
@@ -74,8 +78,10 @@ def _outward(hu: np.ndarray, labels: np.ndarray, aside: np.ndarray, spacing_mm: 
     rim[:, [0, -1]] = rim[:, :, [0, -1]] = True
     ambient = np.isin(pieces, np.setdiff1d(pieces[rim], [0]))
     body = ~(ambient | aside)
-    distance = ndimage.distance_transform_edt(~body, [mm * step for mm in spacing_mm])
-    return widen(ndimage.gaussian_filter(distance, 0.7), shape, step)
+    distance = ndimage.gaussian_filter(
+        ndimage.distance_transform_edt(~body, [mm * step for mm in spacing_mm]), 0.7, truncate=2.0
+    )
+    return np.maximum(widen(distance, shape, step) - ROUNDING_MM, 0)
 
 
 def _room(depth: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator) -> np.ndarray:
