@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from LabelFreeCovidSegLib.scan import bounding_box
+
 Lengths = tuple[float, float, float]
 
 
@@ -39,3 +41,17 @@ def dilate(mask: np.ndarray, radius_mm: Lengths, spacing_mm: Lengths) -> np.ndar
     # Distances in radii along each axis: the ellipsoid is the unit ball of that metric.
     scale = [spacing / radius for spacing, radius in zip(spacing_mm, radius_mm, strict=True)]
     return ndimage.distance_transform_edt(~mask, sampling=scale) <= 1.0 + 1e-6
+
+
+def close(mask: np.ndarray, radius_mm: Lengths, spacing_mm: Lengths) -> np.ndarray:
+    """`mask` (k, j, i) bool with the gaps filled that an ellipsoid with these semi-axes does not fit into."""
+    if not mask.any():
+        return np.zeros_like(mask, dtype=bool)
+    room = tuple(int(np.ceil(radius / spacing)) + 1 for radius, spacing in zip(radius_mm, spacing_mm, strict=True))
+    box = bounding_box(mask)
+    # The grown mask needs room around it: else what lies beyond the array would not shrink it back.
+    grown = dilate(np.pad(mask[box], [(margin, margin) for margin in room]), radius_mm, spacing_mm)
+    shrunk = ~dilate(~grown, radius_mm, spacing_mm)
+    closed = np.zeros_like(mask, dtype=bool)
+    closed[box] = shrunk[tuple(slice(margin, -margin) for margin in room)]
+    return closed
