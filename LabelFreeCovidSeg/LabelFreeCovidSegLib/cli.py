@@ -160,7 +160,9 @@ def _summary(result: Result, out: Path) -> str:
         for region in regions
     ]
     lines += [
-        f"Consolidation from {band.consolidation_hu:g} HU on, in the CT smoothed by {band.smoothing_mm:g} mm.",
+        f"Consolidation from {band.consolidation_hu:g} HU on, in the CT smoothed by {band.smoothing_mm:g} mm."
+        if band
+        else "The method itself told ground glass and consolidation apart.",
         f"{run.card.title} on {run.compute.device} in {run.compute.precision}, {sum(run.seconds.values()):.0f} s.",
     ]
     lines += result.scan.notes

@@ -281,7 +281,7 @@ def _measurements(result: Result, hashes: dict[str, str]) -> dict[str, Any]:
         "versions": run.versions,
         "seconds": run.seconds,
         "warnings": list(run.warnings),
-        "band": dataclasses.asdict(numbers.band),
+        "band": dataclasses.asdict(numbers.band) if numbers.band else None,
         "regions": [
             dataclasses.asdict(region) | {"lesion_ml": region.lesion_ml, "lesion_percent": region.lesion_percent}
             for region in numbers.regions

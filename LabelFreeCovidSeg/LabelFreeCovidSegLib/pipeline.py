@@ -83,8 +83,11 @@ def segment(
     prediction, compute, retried = _predict(model, scan, lung_mask, compute, part(progress, 0.4, 0.9))
     clock.lap("lesions")
     progress(0.9, "Measuring")
-    classes = quantify.classify(scan, prediction.lesion)
-    measurements = quantify.measure(classes, lung_mask, scan.grid.voxel_ml)
+    classes, band = prediction.classes, None
+    if classes is None:
+        band = quantify.Band()
+        classes = quantify.classify(scan, prediction.lesion, band)
+    measurements = quantify.measure(classes, lung_mask, scan.grid.voxel_ml, band)
     clock.lap("measures")
     run = Run(
         card=model.card,
@@ -92,7 +95,7 @@ def segment(
         compute=compute,
         seconds=clock.seconds,
         versions=versions(),
-        warnings=lung_mask.warnings + retried,
+        warnings=lung_mask.warnings + prediction.warnings + retried,
     )
     progress(1.0, "Measuring")
     return Result(scan, lung_mask, classes, prediction.score, measurements, run)

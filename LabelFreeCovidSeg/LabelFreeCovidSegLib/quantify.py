@@ -51,10 +51,14 @@ class Region:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All numbers of one result."""
+    """All numbers of one result.
+
+    Attributes:
+        band: how the lesions were divided; None if the method itself told ground glass and consolidation apart.
+    """
 
     regions: tuple[Region, ...]
-    band: Band
+    band: Band | None
 
 
 def classify(scan: Scan, lesion: np.ndarray, band: Band = Band()) -> np.ndarray:
@@ -103,13 +107,13 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return ndimage.label(mask, np.ones((3, 3, 3)))  # voxels that share a corner belong together
 
 
-def measure(classes: np.ndarray, lungs: LungMask, voxel_ml: float, band: Band = Band()) -> Measurements:
+def measure(classes: np.ndarray, lungs: LungMask, voxel_ml: float, band: Band | None = Band()) -> Measurements:
     """Volumes and shares of both lungs, the right and the left.
 
     Args:
-        classes: (k, j, i) from `classify`. A lesion voxel counts for the lung that it lies in.
+        classes: (k, j, i) from `classify` or the method. A lesion voxel counts for the lung that it lies in.
         voxel_ml: volume of one voxel.
-        band: what `classify` was given; it is handed on to the reader.
+        band: what `classify` was given, None if the method told the classes; it is handed on to the reader.
     """
     right, left = (_region(name, classes, lungs.labels == side, voxel_ml) for name, side in SIDES)
     both = Region(

@@ -1,6 +1,7 @@
 """segment(): the one door, with a stand-in method where the network's answer does not matter."""
 
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,21 @@ def test_classes_sum_to_the_lesion_and_regions_to_the_whole(method, chest, lung_
     both, right, left = result.measurements.regions
     assert both.lesion_ml == pytest.approx(lesion.sum() * chest.scan.grid.voxel_ml)
     assert right.lesion_ml + left.lesion_ml == pytest.approx(both.lesion_ml)
+
+
+def test_a_method_that_tells_its_classes_is_believed_and_its_warnings_reach_the_reader(method, chest, lung_file):
+    predict = method.predict
+
+    def telling(*arguments):
+        found = predict(*arguments)
+        return replace(found, classes=2 * found.lesion, warnings=("Look twice.",))
+
+    method.predict = telling
+    result = segment(chest, lung_file, device_name="cpu")
+    assert set(np.unique(result.classes)) == {0, 2}
+    assert result.measurements.regions[0].ground_glass_ml == 0
+    assert result.measurements.band is None
+    assert result.run.warnings[-1] == "Look twice."
 
 
 def test_the_result_records_how_it_came_about(method, chest, lung_file):

@@ -106,6 +106,13 @@ def test_a_name_with_html_in_it_is_shown_and_not_obeyed(result):
     assert "b" not in page.tags
 
 
+def test_no_threshold_is_claimed_where_the_method_itself_told_the_classes_apart(result):
+    page = report.render(replace(result, measurements=replace(result.measurements, band=None)))
+    assert "The method itself told" in page
+    assert "HU and denser" in report.render(result)
+    assert "HU and denser" not in page
+
+
 def test_a_result_without_warnings_has_no_warning_box(result):
     clean = replace(result, run=replace(result.run, warnings=()))
     assert 'class="warnings"' in report.render(result)

@@ -36,11 +36,15 @@ class Prediction:
         lesion: (k, j, i) uint8, 1 where there is lesion.
         score: (k, j, i) float32 anomaly map, 0 outside the lungs; larger is more abnormal.
         healthy_hu: (k, j, i) float32, the scan as it would be without disease, for methods that reconstruct it.
+        classes: (k, j, i) uint8: 0 no lesion, 1 ground glass, 2 consolidation, for methods that tell them apart.
+        warnings: what a reader of the result should look at, one sentence each.
     """
 
     lesion: np.ndarray
     score: np.ndarray
     healthy_hu: np.ndarray | None = None
+    classes: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Method(Protocol):

@@ -49,12 +49,12 @@ def healthy_blocks(listed: ListedScan, spacing_mm: Lengths, bright_hu: float) ->
     hu = np.where(kept, 4 * np.round(np.clip(hu, AIR_HU, 1500.0) / 4), AIR_HU).astype(np.int16)
     return [
         {"hu": hu[part], "lung": lung[part].astype(np.uint8)}
-        for part in _free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
+        for part in free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
         if lung[part].any()
     ]
 
 
-def _free_slices(listed: ListedScan, scan: Scan, first: int, count: int, spacing_mm: float) -> list[slice]:
+def free_slices(listed: ListedScan, scan: Scan, first: int, count: int, spacing_mm: float) -> list[slice]:
     """Runs of slices of the working grid, of which slice 0 begins at scan slice `first`, without excluded ones."""
     thickness = scan.grid.spacing_mm[0]
     centres = (np.arange(count) + 0.5) * spacing_mm + first * thickness
