@@ -91,9 +91,8 @@ class ConvLSTM(nn.Module):
         self.padding = [(kernel - 1) // 2, kernel // 2] * 2
         self.of_input = nn.Conv2d(in_channels, 4 * hidden, kernel)
         self.of_hidden = nn.Conv2d(hidden, 4 * hidden, kernel, bias=False)
-        assert self.of_input.bias is not None
         with torch.no_grad():
-            self.of_input.bias.view(4, hidden)[1] = 1.0  # remember at first
+            self.of_input.bias[hidden : 2 * hidden] = 1.0  # type: ignore[index]  # there is one; remember at first
 
     def forward(self, sequence: Sequence[Tensor]) -> Tensor:
         """(batch, hidden, j, i) after tensors (batch, in_channels, j, i)."""
