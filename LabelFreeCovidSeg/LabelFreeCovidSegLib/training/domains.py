@@ -1,0 +1,163 @@
+"""Source and target slices of `uda`: labelled ones with synthetic lesions, and unlabelled ones of patients.
+
+A cached block is a piece of chest around the lungs: `hu` (k, j, i) int16 and, in the source domain only, `labels`
+uint8 by the lung finder: 0 outside, 1 lung, 255 not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from LabelFreeCovidSegLib.lungs import find_lungs
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
+from LabelFreeCovidSegLib.read import read
+from LabelFreeCovidSegLib.scan import AIR_HU, bounding_box, resample
+from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
+from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+
+SLAB_MM = 36.0
+"""Lesions are drawn in a slab of this height, of which the middle slice is kept."""
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How far slices are changed: "small rotations, shearing, gamma" (Chen et al., section 4.1), and size; ours."""
+
+    turn_degrees: float = 10.0
+    shear: float = 0.1
+    size: tuple[float, float] = (0.85, 1.15)
+    gamma: tuple[float, float] = (0.8, 1.25)
+
+
+VARIETY = Variety()
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The slices of one scan to draw from.
+
+    Attributes:
+        blocks: as the cache holds them. places: (n, 2) block and slice of each slice to draw.
+    """
+
+    blocks: tuple[Arrays, ...]
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Sequence[Arrays]) -> Slices:
+        """All slices, of labelled blocks those with lung."""
+        places = [(n, k) for n, block in enumerate(blocks) for k in _usable(block)]
+        return cls(tuple(blocks), np.array(places, dtype=int).reshape(-1, 2))
+
+    def draw(self, rng: np.random.Generator) -> tuple[Arrays, int]:
+        """A block, and the number of a slice in it."""
+        block, k = self.places[rng.integers(len(self.places))]
+        return self.blocks[block], int(k)
+
+
+def _usable(block: Arrays) -> np.ndarray:
+    if "labels" not in block:
+        return np.arange(len(block["hu"]))
+    return np.flatnonzero((block["labels"] == LUNG).any(axis=(1, 2)))
+
+
+def slice_blocks(listed: ListedScan, spacing_mm: Spacing) -> list[dict[str, np.ndarray]]:
+    """Read a scan and cut out the chest around its lungs, in slices without focal findings.
+
+    In a near-healthy scan of which one lung is left out, what lies nearer to that one is not known.
+
+    Args:
+        spacing_mm: the working grid, along (k, j, i).
+    """
+    scan = read(listed.path)
+    lungs = find_lungs(scan, "classical").labels
+    margin = (0, *(int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:]))
+    box = bounding_box(lungs > 0, margin)
+    source = scan.grid.covering(box, scan.grid.spacing_mm)
+    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+    hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
+    arrays = {"hu": (4 * np.round(np.clip(hu, AIR_HU, 1500.0) / 4)).astype(np.int16)}
+    if not listed.covid:
+        sides = resample(lungs[box], source, grid, nearest=True)
+        arrays["labels"] = known_lung(sides, SIDES[listed.lungs], spacing_mm)
+    parts = free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
+    return [{name: array[part] for name, array in arrays.items()} for part in parts]
+
+
+def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -> np.ndarray:
+    """Labels (k, j, i) uint8: 0, `LUNG`, and `UNKNOWN` where it is nearer to a lung that is not `healthy`.
+
+    Args:
+        sides: (k, j, i) uint8, 1 right and 2 left lung.
+    """
+    labels = np.where(sides > 0, LUNG, 0).astype(np.uint8)
+    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
+        if side not in healthy:
+            labels[distance(sides == side, spacing_mm) < distance(sides == other, spacing_mm)] = UNKNOWN
+    return labels
+
+
+def labelled(
+    slices: Slices, spacing_mm: Spacing, canvas: Plane, seed: np.random.SeedSequence
+) -> tuple[np.ndarray, np.ndarray]:
+    """A source slice with synthetic lesions: image (j, i) float32 in [-1, 1], and its class labels (j, i) uint8."""
+    drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
+    rng = np.random.default_rng(drawn)
+    block, k = slices.draw(rng)
+    reach = round(SLAB_MM / 2 / spacing_mm[0])
+    slab = slice(max(k - reach, 0), k + reach + 1)
+    hu, labels = block["hu"][slab].astype(np.float32), block["labels"][slab]
+    if rng.random() < DENSER_PROBABILITY:
+        hu = denser(hu, labels == LUNG, spacing_mm, rng)
+    hu, lesions = infect(hu, labels == LUNG, spacing_mm, made)
+    middle = k - slab.start
+    return varied(hu[middle], labels[middle] + lesions[middle], canvas, rng)
+
+
+def unlabelled(slices: Slices, canvas: Plane, seed: np.random.SeedSequence) -> np.ndarray:
+    """A target slice as it is: image (j, i) float32 in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    block, k = slices.draw(rng)
+    plane = block["hu"][k].astype(np.float32)
+    return varied(plane, np.zeros(plane.shape, np.uint8), canvas, rng)[0]
+
+
+def varied(
+    hu: np.ndarray, labels: np.ndarray, canvas: Plane, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A slice turned, sheared, scaled, mirrored and with another gamma, in the middle of a canvas.
+
+    Args:
+        hu: (j, i) float32. labels: (j, i) uint8.
+
+    Returns:
+        Image (j, i) float32 in [-1, 1], air around it, and labels.
+    """
+    angle = np.radians(rng.uniform(-VARIETY.turn_degrees, VARIETY.turn_degrees))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = np.array([[1.0, 0.0], [rng.uniform(-VARIETY.shear, VARIETY.shear), 1.0]])
+    size = np.diag([1.0, rng.choice([-1.0, 1.0])]) / rng.uniform(*VARIETY.size)
+    image, labels = framed(hu, labels, canvas, turn @ shear @ size)
+    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
+    return (2 * grey - 1).astype(np.float32), labels
+
+
+def framed(
+    hu: np.ndarray, labels: np.ndarray, canvas: Plane, matrix: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A slice in the middle of a canvas, as it is or through a 2 x 2 `matrix` from canvas to slice."""
+    matrix = np.eye(2) if matrix is None else matrix
+    middle = (np.array(hu.shape) - 1) // 2
+    offset = middle - matrix @ ((np.array(canvas) - 1) // 2)
+    image = ndimage.affine_transform(hu, matrix, offset, canvas, order=1, cval=AIR_HU, prefilter=False)
+    moved = ndimage.affine_transform(labels, matrix, offset, canvas, order=0, cval=0, prefilter=False)
+    return window(image), moved
