@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--plantings", type=int, default=2)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    listed = {scan.name: scan for scan in scanlist.read(arguments.list, arguments.root)}
+    listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
     results = []
     for store in sorted(arguments.folder.glob("*/models")):
         path = arguments.out / f"{store.parent.name}.json"

@@ -59,9 +59,9 @@ def stop_at(iteration):
 
 def test_a_sample_depends_on_its_seed_alone(cache):
     made = trainee(cache)
-    first = made.sample(np.random.SeedSequence(1))
-    made.sample(np.random.SeedSequence(2))
-    again, other = made.sample(np.random.SeedSequence(1)), made.sample(np.random.SeedSequence(2))
+    first = made.sample(np.random.SeedSequence(1), 0.0)
+    made.sample(np.random.SeedSequence(2), 0.0)
+    again, other = made.sample(np.random.SeedSequence(1), 0.0), made.sample(np.random.SeedSequence(2), 0.0)
     for name in ("image", "target"):
         np.testing.assert_array_equal(first[name], again[name])
     assert (first["image"] != other["image"]).any()
@@ -121,24 +121,27 @@ class Climber:
 
     def __init__(self, best_at=4.0):
         self.network, self.best_at, self.judged = torch.nn.Linear(1, 1, bias=False), best_at, []
+        self.networks = {"network": self.network}
         torch.nn.init.zeros_(self.network.weight)
 
-    def optimizer(self):
-        return torch.optim.SGD(self.network.parameters(), lr=1.0)
+    def optimizers(self):
+        return {"network": torch.optim.SGD(self.network.parameters(), lr=1.0)}
 
-    def learning_rate(self, share):
-        return 1.0
+    def learning_rates(self, share):
+        return {"network": 1.0}
 
-    def sample(self, seed):
+    def sample(self, seed, share):
         return {"one": np.ones(1, np.float32)}
 
-    def losses(self, network, batch):
-        assert network.training
-        return {"loss": -network(batch["one"]).mean()}
+    def step(self, batch, share, update):
+        assert self.network.training
+        loss = -self.network(batch["one"]).mean()
+        update("network", loss)
+        return {"loss": loss}
 
-    def validate(self, network):
-        assert not network.training
-        self.judged.append(network.weight.item())
+    def validate(self):
+        assert not self.network.training
+        self.judged.append(self.network.weight.item())
         return -abs(self.judged[-1] - self.best_at)
 
 
@@ -193,7 +196,11 @@ def test_a_network_that_knows_what_is_healthy_scores_higher_than_one_that_knows_
             healthy = torch.from_numpy(~view.lesion)[None, None] & torch.tensor(self.known)
             return torch.cat([torch.zeros(image.shape), torch.where(healthy, 9.0, -9.0)], dim=1)
 
-    knowing, blind = made.validate(Answer(True)), made.validate(Answer(False))
+    scores = []
+    for known in (True, False):
+        made.networks["network"] = Answer(known)
+        scores.append(made.validate())
+    knowing, blind = scores
     assert blind < knowing <= 1
     healthy = [view for view in made.views if not view.lesion.any()]
     assert 3 <= len(healthy) < len(made.views)

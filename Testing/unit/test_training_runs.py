@@ -37,22 +37,25 @@ class ToyTrainee:
     def __init__(self, train, judge):
         ToyTrainee.made += (([int(blocks[0]["number"][0]) for blocks in train], [int(b["number"][0]) for b in judge]),)
         self.network = torch.nn.Linear(1, 1, bias=False)
+        self.networks = {"network": self.network, "adversary": torch.nn.Linear(1, 1)}
         torch.nn.init.zeros_(self.network.weight)
 
-    def optimizer(self):
-        return torch.optim.SGD(self.network.parameters(), lr=1.0)
+    def optimizers(self):
+        return {"network": torch.optim.SGD(self.network.parameters(), lr=1.0)}
 
-    def learning_rate(self, share):
-        return 1.0
+    def learning_rates(self, share):
+        return {"network": 1.0}
 
-    def sample(self, seed):
+    def sample(self, seed, share):
         return {"one": np.ones(1, np.float32)}
 
-    def losses(self, network, batch):
-        return {"loss": -network(batch["one"]).mean()}
+    def step(self, batch, share, update):
+        loss = -self.network(batch["one"]).mean()
+        update("network", loss)
+        return {"loss": loss}
 
-    def validate(self, network):
-        return -abs(network.weight.item() - 4)
+    def validate(self):
+        return -abs(self.network.weight.item() - 4)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ def toy(monkeypatch):
     """A method called "toy" that can be trained in no time."""
     module = ModuleType("toy")
     module.PRESETS = {"plain": ToyPreset()}
-    module.CITATION, module.EXPECTS = "Nobody 2020.", "Nothing."
+    module.CITATION, module.EXPECTS, module.SHIPS = "Nobody 2020.", "Nothing.", ("network",)
     module.trainee = lambda preset, train, judge: ToyTrainee(train, judge)
     module.calibrate = lambda preset, states, judge, progress: {"judged": [int(b["number"][0]) for b in judge]}
     monkeypatch.setitem(sys.modules, "toy", module)
@@ -108,7 +111,7 @@ def test_a_poisoned_scan_never_appears_in_what_normnet_learns_from(tmp_path, mon
 
     def poisoned(**left_out):
         trainee: NormNetTrainee = runs.train(Plan("normnet", tiny, **left_out), cache, tmp_path)
-        samples = [trainee.sample(np.random.SeedSequence(seed)) for seed in range(24)]
+        samples = [trainee.sample(np.random.SeedSequence(seed), 0.0) for seed in range(24)]
         return sum(not np.isfinite(sample["image"]).all() for sample in samples)
 
     assert poisoned() > 0

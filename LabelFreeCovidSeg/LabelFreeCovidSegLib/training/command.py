@@ -36,7 +36,7 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
 def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
     prepare = steps.add_parser("prepare", help="turn scans into a compact cache")
     _add_method(prepare)
-    prepare.add_argument("list", type=Path, help="TOML list of scans (docs/training.md)")
+    prepare.add_argument("lists", type=Path, nargs="+", metavar="list", help="TOML list of scans (docs/training.md)")
     prepare.add_argument("-o", "--out", type=Path, required=True, help="folder for the cache")
     prepare.add_argument("--root", type=Path, help="folder that the list's paths start from (default: the list's own)")
     _add_preset(prepare)
@@ -106,7 +106,7 @@ def _prepare(arguments: argparse.Namespace, progress: Progress) -> str:
     from LabelFreeCovidSegLib.training import prepare, recipes, scanlist
 
     preset = recipes.preset(arguments.method, arguments.preset)
-    listed = scanlist.read(arguments.list, arguments.root)
+    listed = scanlist.read(*arguments.lists, root=arguments.root)
     cache = prepare.prepare(arguments.method, preset, listed, arguments.out, progress)
     blocks = sum(len(scan.blocks) for scan in cache.scans)
     return f"{arguments.out}: {len(cache.scans)} scans in {blocks} blocks for {arguments.method}."

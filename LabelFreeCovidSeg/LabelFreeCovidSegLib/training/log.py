@@ -27,11 +27,8 @@ class CurveLog:
             from torch.utils.tensorboard import SummaryWriter
 
             path = self._folder / CURVES
-            kept = _rows_until(path, self._start) if path.exists() else []
-            self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
-            self._csv = csv.writer(self._file)
-            self._csv.writerows(kept)
-            self._header = bool(kept)
+            header, *rows = _rows_until(path, self._start) if path.exists() else [["iteration"]]
+            self._begin(header, rows)
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
         return self
 
@@ -42,22 +39,31 @@ class CurveLog:
             self._file.close()
             self._board.close()
 
+    def _begin(self, header: list[str], rows: list[list[str]]) -> None:
+        """Write the file anew."""
+        self._header = header
+        self._file = (self._folder / CURVES).open("w", newline="", encoding="utf-8", buffering=1)
+        self._csv = csv.writer(self._file)
+        self._csv.writerows([header, *(row + [""] * (len(header) - len(row)) for row in rows)])
+
     def row(self, iteration: int, values: Mapping[str, float | None]) -> None:
-        """Log one iteration; None for what was not measured at this one."""
+        """Log one iteration; None for what was not measured at this one. A new phase may measure other things."""
         if not self._active:
             return
-        if not self._header:
-            self._csv.writerow(["iteration", *values])
-            self._header = True
-        self._csv.writerow([iteration, *("" if value is None else f"{value:.6g}" for value in values.values())])
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, iteration)
+        new = [name for name in values if name not in self._header]
+        if new:
+            self._file.close()
+            self._begin(self._header + new, _rows_until(self._folder / CURVES, iteration)[1:])
+        measured = {name: value for name, value in values.items() if value is not None}
+        cells = (f"{measured[name]:.6g}" if name in measured else "" for name in self._header[1:])
+        self._csv.writerow([iteration, *cells])
+        for name, value in measured.items():
+            self._board.add_scalar(name, value, iteration)
 
 
 def _rows_until(path: Path, iteration: int) -> list[list[str]]:
-    """Header and rows up to `iteration`; a run that was killed may have left half a last row."""
+    """Header and, up to `iteration`, rows; a run that was killed may have left half a last row."""
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = list(csv.reader(file)) or [["iteration"]]
     whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= iteration]
-    return [header, *whole] if whole else []
+    return [header, *whole] if whole else [["iteration"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,31 +33,43 @@ VALIDATION = "validation"
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
+Update = Callable[[str, Tensor], None]
+"""Lower a loss by one step of the optimizer of that name, which alone gets the gradients."""
+
+
 class Trainee(Protocol):
-    """What a recipe gives the loop."""
+    """What a recipe gives the loop.
 
-    network: nn.Module
+    Attributes:
+        networks: by name, all that a run needs to go on. What is no network but must be kept too, such as a history
+            of images, is a module with buffers.
+    """
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """A new optimizer of the network's parameters."""
+    networks: Mapping[str, nn.Module]
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """New optimizers by name, each of the parameters of one network or of several."""
         ...
 
-    def learning_rate(self, share: float) -> float:
-        """The learning rate when `share` of the iterations is done."""
+    def learning_rates(self, share: float) -> Mapping[str, float]:
+        """The learning rate of each optimizer when `share` of the iterations is done."""
         ...
 
-    def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
-        """One training sample, decided by `seed` alone."""
+    def sample(self, seed: np.random.SeedSequence, share: float) -> Mapping[str, np.ndarray]:
+        """One training sample, decided by `seed` and by the phase of the recipe that `share` lies in."""
         ...
 
-    def losses(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`loss` to minimise, and further scalars for the log."""
+    def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> Mapping[str, Tensor]:
+        """One iteration: any number of updates, in any order. Scalars for the log, the most telling one first.
+
+        Where it needs chance, the batch must hold what decides it.
+        """
         ...
 
-    def validate(self, network: nn.Module) -> float:
-        """How good `network`, in evaluation mode on the device it trains on, is; higher is better.
+    def validate(self) -> float:
+        """How good the networks, in evaluation mode on the device they train on, are; higher is better.
 
-        The same network must always get the same score: nothing here may depend on the run or on what was drawn.
+        The same networks must always get the same score: nothing here may depend on the run or on what was drawn.
         """
         ...
 
@@ -92,7 +104,7 @@ class Checkpoint:
 
     Attributes:
         best: the highest score of a validation until then; None before the first.
-        tensors: `network/...`, and `optimizer/...` in what a run goes on from.
+        tensors: `NETWORK/...`, and `optimizer/NAME/...` in what a run goes on from.
     """
 
     recipe: dict[str, Any]
@@ -114,11 +126,11 @@ def fit(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Train, or go on training, and return the path of the network to use: the best one, or the last.
+    """Train, or go on training, and return the path of the networks to use: the best ones, or the last.
 
     Args:
         recipe: what the checkpoint must have been trained with to be gone on with; kept in it.
-        folder: where checkpoint, best network, `curves.csv` and TensorBoard's files go.
+        folder: where checkpoint, best networks, `curves.csv` and TensorBoard's files go.
         resume: go on from the folder's checkpoint if there is one.
 
     Raises:
@@ -129,35 +141,38 @@ def fit(
         raise TrainingError(f"{checkpoint}: there is a run already. Pass --resume to go on, or choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     fabric = _fabric(settings)
-    optimizer = trainee.optimizer()
-    network, stepper = fabric.setup(trainee.network, optimizer)
-    start, best = load_checkpoint(checkpoint, recipe, trainee.network, optimizer) if checkpoint.exists() else (0, None)
-    network.train()
+    for network in trainee.networks.values():
+        fabric.to_device(network).train()
+    optimizers = trainee.optimizers()
+    start, best = (
+        load_checkpoint(checkpoint, recipe, trainee.networks, optimizers) if checkpoint.exists() else (0, None)
+    )
+    update = _updates(fabric, optimizers)
     with CurveLog(folder, start, active=fabric.is_global_zero) as log:
         for iteration, batch in _batches(trainee, settings, fabric, start):
-            for group in optimizer.param_groups:
-                group["lr"] = trainee.learning_rate((iteration - 1) / settings.iterations)
-            losses = trainee.losses(network, batch)
-            fabric.backward(losses["loss"])
-            stepper.step()
-            stepper.zero_grad()
-            values = {name: value.detach().item() for name, value in losses.items()}
-            loss = _finite("loss", values["loss"], iteration)
+            share = (iteration - 1) / settings.iterations
+            for name, rate in trainee.learning_rates(share).items():
+                for group in optimizers[name].param_groups:
+                    group["lr"] = rate
+            with fabric.autocast():
+                scalars = trainee.step(batch, share, update)
+            values = {name: _finite(name, scalar.item(), iteration) for name, scalar in scalars.items()}
             due = fabric.is_global_zero and (iteration % settings.every == 0 or iteration == settings.iterations)
             score = _validate(trainee, fabric, iteration) if due and settings.choose else None
             log.row(iteration, {**values, VALIDATION: score} if settings.choose else values)
             if score is not None and (best is None or score > best):
                 best = score
-                save_checkpoint(folder / BEST, Checkpoint(recipe, iteration, best, _tensors(trainee.network)))
+                save_checkpoint(folder / BEST, Checkpoint(recipe, iteration, best, _tensors(trainee.networks, {})))
             if due:
-                tensors = _tensors(trainee.network, optimizer)
+                tensors = _tensors(trainee.networks, optimizers)
                 save_checkpoint(checkpoint, Checkpoint(recipe, iteration, best, tensors))
-            progress(iteration / settings.iterations, f"Iteration {iteration}, loss {loss:.3f}")
+            name, value = next(iter(values.items()))
+            progress(iteration / settings.iterations, f"Iteration {iteration}, {name} {value:.3f}")
     return folder / (BEST if settings.choose else CHECKPOINT)
 
 
 def _fabric(settings: Settings) -> Fabric:
-    """What brings network and batches to the devices."""
+    """What brings networks and batches to the devices."""
     torch.use_deterministic_algorithms(settings.device == "cpu")
     fabric = Fabric(
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
@@ -170,13 +185,36 @@ def _fabric(settings: Settings) -> Fabric:
     return fabric
 
 
+def _updates(fabric: Fabric, optimizers: Mapping[str, torch.optim.Optimizer]) -> Update:
+    """What `Trainee.step` updates with.
+
+    The networks are not those that Fabric would wrap: its gradients are ready after one pass through one network, but
+    adversaries learn from several passes through each other.
+    """
+
+    def update(name: str, loss: Tensor) -> None:
+        optimizer = optimizers[name]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        if fabric.world_size > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")
+        optimizer.step()
+        torch.clear_autocast_cache()  # it holds the weights as they were
+
+    return update
+
+
 def _validate(trainee: Trainee, fabric: Fabric, iteration: int) -> float:
-    """The score of the network as it is, which stays in training mode."""
-    # Not the network that Fabric wrapped: with several devices that one waits for the others, which do not validate.
-    trainee.network.eval()
+    """The score of the networks as they are, which stay in training mode."""
+    for network in trainee.networks.values():
+        network.eval()
     with torch.inference_mode(), fabric.autocast():
-        score = trainee.validate(trainee.network)
-    trainee.network.train()
+        score = trainee.validate()
+    for network in trainee.networks.values():
+        network.train()
     return _finite("validation", score, iteration)
 
 
@@ -213,13 +251,17 @@ class _Draws(Dataset):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         iteration, place = divmod(index, self.share)
         key = (self.start + iteration, self.first + place)
-        return self.trainee.sample(np.random.SeedSequence(self.settings.seed, spawn_key=key))
+        seed = np.random.SeedSequence(self.settings.seed, spawn_key=key)
+        return dict(self.trainee.sample(seed, key[0] / self.settings.iterations))
 
 
-def _tensors(network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items() if optimizer else ():
-        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+def _tensors(networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    tensors = {
+        f"{name}/{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()
+    }
+    for name, optimizer in optimizers.items():
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{name}/{number}/{key}": tensor for key, tensor in state.items()}
     return tensors
 
 
@@ -233,21 +275,26 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(
-    path: Path, recipe: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    recipe: dict[str, Any],
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> tuple[int, float | None]:
-    """Put a checkpoint into `network` and `optimizer`; its iteration and the best score until then.
+    """Put a checkpoint into `networks` and `optimizers`; its iteration and the best score until then.
 
     Raises:
         TrainingError: it is of another recipe.
     """
     found = read_checkpoint(path)
     refuse_other(path, found.recipe, recipe)
-    network.load_state_dict(found.below("network"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in found.below("optimizer").items():
-        number, _, key = name.partition("/")
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, network in networks.items():
+        network.load_state_dict(found.below(name))
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for place, tensor in found.below(f"optimizer/{name}").items():
+            number, _, key = place.partition("/")
+            state.setdefault(int(number), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return found.iteration, found.best
 
 

@@ -19,8 +19,9 @@ from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, resample
 from LabelFreeCovidSegLib.training.chests import Chest, vary
+from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
-from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan, refuse_patient
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Preset:
 PRESETS = {preset.name: preset for preset in (Preset(),)}
 CITATION = "LabelFreeCovidSeg's own: no lung was outlined by hand for it."
 EXPECTS = "Chest CT in Hounsfield units with air in both lungs, any field of view."
+SHIPS = ("network",)
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
@@ -46,6 +48,7 @@ def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
 
     Where one lung is left out, what lies nearer to it than to the other is not known.
     """
+    refuse_patient(listed)
     scan = read(listed.path)
     labels = find_lungs(scan, "classical").labels
     grid = scan.grid.covering(tuple(slice(0, n) for n in scan.grid.shape), preset.spacing_mm)
@@ -73,17 +76,17 @@ class LungNetTrainee:
         self.preset = preset
         self.chests = [_chest(block) for blocks in train for block in blocks]
         self.judges = [_chest(block) for block in judge]
-        self.network: nn.Module = lungnet.build()
+        self.networks: dict[str, nn.Module] = {"network": lungnet.build()}
 
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam with its default settings."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.preset.learning_rate)
+        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
 
-    def learning_rate(self, share: float) -> float:
+    def learning_rates(self, share: float) -> dict[str, float]:
         """The rate when `share` of the iterations is done."""
-        return self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)
+        return {"network": self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)}
 
-    def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
+    def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """An ill chest: `question` (2, k, j, i) float32, `lung` and `known` (1, k, j, i) bool."""
         rng = np.random.default_rng(seed)
         return self._view(self.chests[rng.integers(len(self.chests))], rng)
@@ -94,19 +97,22 @@ class LungNetTrainee:
         air = lung & (ill.hu < AIR_BELOW_HU)
         return {"question": lungnet.question(ill.hu, air), "lung": lung[None], "known": ill.known[None]}
 
-    def losses(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`loss` to minimise: cross-entropy, and Dice of what the air does not tell; and the `dice` of the outline."""
-        scores, known, lung = network(batch["question"]).float(), batch["known"], batch["lung"].float()
+    def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
+        """Lower the `loss`: cross-entropy, and Dice of what the air does not tell; and the `dice` of the outline."""
+        scores, known = self.networks["network"](batch["question"]).float(), batch["known"]
+        lung = batch["lung"].float()
         entropy = functional.binary_cross_entropy_with_logits(scores, lung, weight=known)
         airless = _airless(batch)
         lung = lung * airless
         with torch.no_grad():
             dice = _dice((scores > 0) * airless, lung)
-        return {"loss": entropy + 1 - _dice(scores.sigmoid() * airless, lung), "dice": dice}
+        loss = entropy + 1 - _dice(scores.sigmoid() * airless, lung)
+        update("network", loss)
+        return {"loss": loss, "dice": dice}
 
-    def validate(self, network: nn.Module) -> float:
+    def validate(self) -> float:
         """Mean Dice of the airless lung in ill versions of the held-out scan, the same each time."""
-        scores = []
+        scores, network = [], self.networks["network"]
         device = next(network.parameters()).device
         for number in range(self.VIEWS):
             view = self._view(self.judges[number % len(self.judges)], np.random.default_rng([number, 1729]))

@@ -17,12 +17,14 @@ from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import augment
 from LabelFreeCovidSegLib.training.crops import Lung, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
+from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
-from LabelFreeCovidSegLib.training.scanlist import ListedScan
+from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
 PRESETS = {"small": normnet.PRESETS["small"], **normnet.PRESETS}
 CITATION = normnet.CARD.citation
 EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness up to 5 mm; lungs found beforehand."
+SHIPS = ("network",)
 VIEWS = 12
 VIEW_SEED = 20_210_301
 """Of the views that choose the checkpoint."""
@@ -30,6 +32,7 @@ VIEW_SEED = 20_210_301
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
     """What is healthy of a scan's lungs."""
+    refuse_patient(listed)
     return healthy_blocks(listed, preset.spacing_mm, normnet.BRIGHT_HU)
 
 
@@ -52,19 +55,19 @@ class NormNetTrainee:
         self.preset = preset
         self.scans = [Lung.of(blocks) for blocks in train]
         self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
-        self.network: nn.Module = normnet.build(preset)
+        self.networks: dict[str, nn.Module] = {"network": normnet.build(preset)}
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
 
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam with its default settings, as the paper has it."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.preset.learning_rate)
+        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
 
-    def learning_rate(self, share: float) -> float:
+    def learning_rates(self, share: float) -> dict[str, float]:
         """The rate when `share` of the iterations is done."""
         cooldown = self.preset.cooldown
-        return self.preset.learning_rate * (min(1.0, (1.0 - share) / cooldown) if cooldown else 1.0)
+        return {"network": self.preset.learning_rate * (min(1.0, (1.0 - share) / cooldown) if cooldown else 1.0)}
 
-    def sample(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
+    def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """One crop with lesions: `image` (1, k, j, i) float32 and `target` (1, k, j, i) uint8."""
         crop_seed, lesion_seed = (
             np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2)
@@ -77,9 +80,9 @@ class NormNetTrainee:
         made = synthesize(healthy, lung, self.preset.spacing_mm, normnet.TAU, lesion_seed, self.preset.lesions)
         return {"image": made.image[None], "target": made.target[None].astype(np.uint8)}
 
-    def losses(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`loss` to minimise, and what is worth a curve: share of healthy bright voxels found, and of others taken."""
-        scores = network(batch["image"])
+    def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
+        """Lower the `loss`; and what is worth a curve: share of healthy bright voxels found, and of others taken."""
+        scores = self.networks["network"](batch["image"])
         target = batch["target"]
         with torch.no_grad():
             found = scores.float().softmax(dim=1)[:, 1:] > 0.5
@@ -87,13 +90,15 @@ class NormNetTrainee:
             healthy, lesion = target > 0, bright & (target == 0)
             recall = (found & healthy).sum() / healthy.sum().clamp_min(1)
             leak = (found & lesion).sum() / lesion.sum().clamp_min(1)
-        return {"loss": self.loss(scores.float(), target), "healthy_recall": recall, "lesion_leak": leak}
+        loss = self.loss(scores.float(), target)
+        update("network", loss)
+        return {"loss": loss, "healthy_recall": recall, "lesion_leak": leak}
 
-    def validate(self, network: nn.Module) -> float:
+    def validate(self) -> float:
         """Dice of the outlined lesions, all views of the held-out scan taken together."""
         both = either = 0
         for view in self.views:
-            probabilities = [probability(network, view)]
+            probabilities = [probability(self.networks["network"], view)]
             found = normnet.outline(view.image, probabilities, view.lung, self.preset.spacing_mm, self.preset.growing)
             both += int((found & view.lesion).sum())
             either += int(found.sum() + view.lesion.sum())

@@ -27,12 +27,13 @@ INDEX = "cache.json"
 
 @dataclass(frozen=True)
 class CachedScan:
-    """A prepared scan: where it came from and the files of its blocks."""
+    """A prepared scan: where it came from, the files of its blocks, and whether it is of a patient with COVID-19."""
 
     name: str
     collection: str
     licence: str
     blocks: tuple[str, ...]
+    covid: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def prepare(
         files = tuple(f"{listed.name}-{n}.npz" for n in range(len(blocks)))
         for file, block in zip(files, blocks, strict=True):
             _write(folder / file, block)
-        cached.append(CachedScan(listed.name, listed.collection, listed.licence, files))
+        cached.append(CachedScan(listed.name, listed.collection, listed.licence, files, listed.covid))
     cache = Cache(folder, method, preset.spacing_mm, tuple(cached))
     index = {"method": method, "spacing_mm": preset.spacing_mm, "scans": [asdict(scan) for scan in cache.scans]}
     write_atomically(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())

@@ -55,11 +55,14 @@ class Recipe(Protocol):
         PRESETS: by name; the first is the default.
         CITATION: of the method, for the manifest.
         EXPECTS: what the input of the finished weights must be, for a reader of the manifest.
+        SHIPS: which of the trainee's networks a scan needs, as far as a preset has them. The weights of one that ships
+            alone keep the names they have in it; where there are several, `NETWORK.` stands before them.
     """
 
     PRESETS: Mapping[str, Any]
     CITATION: str
     EXPECTS: str
+    SHIPS: tuple[str, ...]
 
     def blocks(self, listed: ListedScan, preset: Any) -> Sequence[Arrays]:
         """Read one scan and bring what can be learned from it onto the working grid.
@@ -88,7 +91,7 @@ class Recipe(Protocol):
         Empty for a method without a score. Values are plain JSON.
 
         Args:
-            states: the tensors of each network that votes.
+            states: the tensors that ship of each run, which vote.
         """
         ...
 
@@ -96,6 +99,8 @@ class Recipe(Protocol):
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.training.normnet",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
+    "gan3d": "LabelFreeCovidSegLib.training.gan3d",
+    "uda": "LabelFreeCovidSegLib.training.uda",
 }
 """Name on the command line -> module; imported only when it is asked for."""
 

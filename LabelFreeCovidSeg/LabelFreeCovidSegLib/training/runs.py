@@ -1,21 +1,24 @@
-"""A run: one network trained on a cache, and what becomes of it. Used by the command line and by leaving scans out."""
+"""A run: networks trained on a cache, and what becomes of them. Used by the command line and by leaving scans out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.training import loop, recipes
-from LabelFreeCovidSegLib.training.prepare import Cache, open_cache
+from LabelFreeCovidSegLib.training.prepare import Cache, CachedScan, open_cache
 
 LICENCE = "Apache-2.0"
+"""Of weights, unless they learned from scans with a stricter one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def train(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Train one network, and return the file of the best one or, where no scan chooses, of the last.
+    """Train, and return the file of the best networks or, where no scan chooses, of the last.
 
     Raises:
         TrainingError: as `Plan.recipe` and `loop.fit`; or the cache is of another grid.
@@ -136,18 +139,21 @@ def export(
     cache = open_cache(cache_folder, method)
     if cache.without([*recipe["without"], *filter(None, [recipe["hold_out"]])]) != recipe["scans"]:
         raise TrainingError(f"{cache_folder}: not the cache that {folders[0]} was trained on. Name that one.")
-    states = {f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": run.below("network") for run in finished}
     module = recipes.recipe(method)
+    states = {
+        f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": shipped(run, module.SHIPS) for run in finished
+    }
     judge = cache.blocks(recipe["hold_out"]) if recipe["hold_out"] else []
     measured = module.calibrate(preset, list(states.values()), judge, progress) if judge else {}
     shared = {key: value for key, value in recipe.items() if key not in ("seed", "scans", "method")}
+    scans = [scan for scan in cache.scans if scan.name in recipe["scans"]]
     entry = weights.Entry(
         name=method,
         version=version,
         files={},
         recipe={**shared, "seeds": seeds, **measured},
-        scans=[asdict(scan) | {"blocks": len(scan.blocks)} for scan in cache.scans if scan.name in recipe["scans"]],
-        licence=LICENCE,
+        scans=[asdict(scan) | {"blocks": len(scan.blocks)} for scan in scans],
+        licence=licence(scans),
         licence_confirmed=False,
         citation=module.CITATION,
         expects=module.EXPECTS,
@@ -155,8 +161,21 @@ def export(
     return weights.store_entry(entry, states, store)
 
 
+def shipped(run: loop.Checkpoint, names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a run that a scan needs, of the networks called `names`; see `Recipe.SHIPS`."""
+    if len(names) == 1:
+        return run.below(names[0])
+    return {f"{name}.{key}": tensor for name in names for key, tensor in run.below(name).items()}
+
+
+def licence(scans: Sequence[CachedScan]) -> str:
+    """Under which weights that learned from `scans` may be used: a non-commercial licence is handed on."""
+    strict = {scan.licence for scan in scans if re.search(r"\bNC\b", scan.licence)}
+    return " and ".join(sorted(strict)) or LICENCE
+
+
 def finished_run(folder: Path) -> loop.Checkpoint:
-    """The network to use of a run: the best where one was chosen, else the last.
+    """The networks to use of a run: the best where they were chosen, else the last.
 
     Raises:
         TrainingError: there is no run, or it is not at its end.
