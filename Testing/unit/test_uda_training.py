@@ -43,7 +43,7 @@ def batch(trainee, number):
 
 
 def updating(trainee, heard=lambda name: None):
-    """What the loop hands to `step`: zero all gradients, backward, step one optimizer."""
+    """As what the loop hands to `step`, but all networks get the gradients that reach them, to be looked at."""
     optimizers = trainee.optimizers()
     for name, optimizer in optimizers.items():
         optimizer.param_groups[0]["lr"] = trainee.learning_rates(0.0)[name]

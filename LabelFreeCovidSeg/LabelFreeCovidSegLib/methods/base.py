@@ -59,7 +59,10 @@ class Method(Protocol):
         ...
 
 
-REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
+REGISTRY = {
+    "normnet": "LabelFreeCovidSegLib.methods.normnet",
+    "uda": "LabelFreeCovidSegLib.methods.uda",
+}
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`."""
 
 

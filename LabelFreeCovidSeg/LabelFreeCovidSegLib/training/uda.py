@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,19 @@ from LabelFreeCovidSegLib.networks.uda import Classifier, Discriminator, Extract
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.training.adversary import crossing_loss, crossing_weight, discriminator_loss, generator_loss
 from LabelFreeCovidSegLib.training.domains import Slices, labelled, slice_blocks, unlabelled
+from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 
 PRESETS = {"small": uda.PRESETS["small"], **uda.PRESETS}
 CITATION = uda.CARD.citation
 EXPECTS = "Chest CT in Hounsfield units, whole lungs, axial slices of any thickness; lungs found beforehand."
+SHIPS = ("extractor", "classifier")
 DROPS, DROP = 10, 0.8
 """The learning rate falls by this factor after each tenth of the iterations: every 10,000 in the paper."""
 VIEWS = 16
 VIEW_SEED = 20_220_401
 """Of the slices that choose the checkpoint."""
-
-Update = Callable[[str, Tensor], None]
 
 
 class SourceOnly:
