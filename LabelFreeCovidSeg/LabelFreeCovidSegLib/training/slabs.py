@@ -1,0 +1,155 @@
+"""Pieces of healthy and of ill lungs for `gan3d`.
+
+There are few scans, so they are varied: slabs of any height, one lung or both, mirrored, breathed out. All of it
+happens to ill lungs as to healthy ones: the discriminator shall find no other difference between them than disease.
+
+A cached block holds `hu` (k, j, i) int16, and the lungs (uint8, 1 right and 2 left) as `healthy` or as `ill`. Both are
+stretched to the preset's canvas in the plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from LabelFreeCovidSegLib.lungs import find_lungs
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib.methods.gan3d import Frame, Preset, window
+from LabelFreeCovidSegLib.postprocess import Lengths
+from LabelFreeCovidSegLib.read import read
+from LabelFreeCovidSegLib.scan import AIR_HU
+from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
+from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+
+LUNGS_MM = (260.0, 200.0, 270.0)
+"""Extents (k, j, i) of an adult's lungs: what a stretched voxel is taken to measure follows from them."""
+SINGLE_PROBABILITY = 0.5
+LOWEST = 0.5
+"""Height of the lowest slab in canvases."""
+REAL_SHARE = 0.5
+"""Of ill slabs that are of patients; the others are healthy ones with synthetic lesions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """A piece of lung on a canvas.
+
+    Attributes:
+        hu: (k, j, i) float32. lung: (k, j, i) bool. lesion: (k, j, i) bool, where synthetic lesions are.
+    """
+
+    hu: np.ndarray
+    lung: np.ndarray
+    lesion: np.ndarray
+
+    @property
+    def image(self) -> np.ndarray:
+        """(k, j, i) float32 in [0, 1], 0 outside the lung."""
+        return window(self.hu) * self.lung
+
+
+@dataclass(frozen=True, eq=False)
+class Lungs:
+    """The blocks of one scan, drawn from in proportion to the lung in them.
+
+    Attributes:
+        hu: (k, j, i) int16 of each block. sides: (k, j, i) uint8, 1 right and 2 left lung.
+    """
+
+    hu: tuple[np.ndarray, ...]
+    sides: tuple[np.ndarray, ...]
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Sequence[Arrays], kind: str) -> Lungs:
+        """A scan as the cache holds it; `kind` is "healthy" or "ill"."""
+        sides = tuple(block[kind] for block in blocks)
+        volumes = np.array([np.count_nonzero(labels) for labels in sides], dtype=float)
+        return cls(tuple(block["hu"] for block in blocks), sides, volumes / volumes.sum())
+
+    def draw(self, canvas: tuple[int, int, int], rng: np.random.Generator) -> Slab:
+        """A slab of random height at a random place, of one lung or both, mirrored or not; nothing above and below."""
+        block = rng.choice(len(self.shares), p=self.shares)
+        hu, sides = self.hu[block], self.sides[block]
+        height = min(int(rng.integers(int(LOWEST * canvas[0]), canvas[0] + 1)), len(hu))
+        middle = int(rng.choice(np.flatnonzero(sides.any(axis=(1, 2)))))
+        first = int(np.clip(middle - height // 2, 0, len(hu) - height))
+        lower = int(rng.integers(canvas[0] - height + 1))
+        drawn, lung = np.full(canvas, AIR_HU, dtype=np.float32), np.zeros(canvas, dtype=bool)
+        drawn[lower : lower + height] = hu[first : first + height]
+        lung[lower : lower + height] = _chosen(sides[first : first + height], rng)
+        if rng.random() < 0.5:
+            drawn, lung = drawn[:, :, ::-1].copy(), lung[:, :, ::-1].copy()
+        return Slab(drawn, lung, np.zeros(canvas, dtype=bool))
+
+
+def _chosen(sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Both lungs or one of those that are there; (k, j, i) bool."""
+    there = [side for side in (RIGHT, LEFT) if (sides == side).any()]
+    if rng.random() < SINGLE_PROBABILITY:
+        return sides == rng.choice(there)
+    return sides > 0
+
+
+class Domains:
+    """Healthy and ill scans to draw slabs from.
+
+    Args:
+        scans: the blocks of each.
+    """
+
+    def __init__(self, preset: Preset, scans: Sequence[Sequence[Arrays]]) -> None:
+        self.canvas = preset.canvas
+        self.spacing_mm = nominal_spacing(preset)
+        self.healthy_scans = [Lungs.of(blocks, "healthy") for blocks in scans if "healthy" in blocks[0]]
+        self.ill_scans = [Lungs.of(blocks, "ill") for blocks in scans if "ill" in blocks[0]]
+
+    def healthy(self, seed: np.random.SeedSequence) -> Slab:
+        """A slab of healthy lung."""
+        return self._draw(self.healthy_scans, np.random.default_rng(seed))
+
+    def ill(self, seed: np.random.SeedSequence) -> Slab:
+        """A slab of a patient's lung or, from a list without patients always, one with synthetic lesions."""
+        rng = np.random.default_rng(seed)
+        if self.ill_scans and rng.random() < REAL_SHARE:
+            return self._draw(self.ill_scans, rng)
+        return self.infected(seed)
+
+    def infected(self, seed: np.random.SeedSequence) -> Slab:
+        """A slab of healthy lung with synthetic lesions."""
+        drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
+        slab = self.healthy(drawn)
+        hu, classes = infect(slab.hu, slab.lung, self.spacing_mm, made)
+        return Slab(hu, slab.lung, classes > 0)
+
+    def _draw(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
+        slab = scans[int(rng.integers(len(scans)))].draw(self.canvas, rng)
+        if rng.random() < DENSER_PROBABILITY:
+            return Slab(denser(slab.hu, slab.lung, self.spacing_mm, rng), slab.lung, slab.lesion)
+        return slab
+
+
+def nominal_spacing(preset: Preset) -> Lengths:
+    """What a voxel of the working grid measures in lungs of common size."""
+    k, j, i = (mm / extent for mm, extent in zip(LUNGS_MM, preset.canvas, strict=True))
+    return preset.slice_mm or k, j, i
+
+
+def slab_blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+    """Read a scan, find its lungs, stretch their box to the canvas, and leave slices with focal findings out."""
+    scan = read(listed.path)
+    # Not the lung network: a network must not learn from what another one made of these scans.
+    lungs = find_lungs(scan, "classical")
+    frame = Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
+    sides = np.where(np.isin(frame.lungs, SIDES[listed.lungs]), frame.lungs, 0).astype(np.uint8)
+    arrays = {
+        "hu": (4 * np.round(np.clip(frame.hu, AIR_HU, 1500.0) / 4)).astype(np.int16),
+        "ill" if listed.covid else "healthy": sides,
+    }
+    parts = free_slices(listed, scan, frame.box[0].start, len(sides), frame.grid.spacing_mm[0])
+    return [{name: array[part] for name, array in arrays.items()} for part in parts if sides[part].any()]
