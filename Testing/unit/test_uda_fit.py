@@ -79,9 +79,9 @@ def pixelwise():
     }
 
 
-def target_dice(kind, iterations=200):
+def target_dice(kind, iterations=400):
+    trainee = kind(replace(TINY, learning_rate=1e-2, critic_rate=1e-2, alpha=6.4), [[chest(True)], [chest(False)]])
     torch.manual_seed(0)
-    trainee = kind(replace(TINY, learning_rate=1e-2, critic_rate=1e-2, alpha=64.0), [[chest(True)], [chest(False)]])
     networks = pixelwise()
     trainee.networks = {name: networks[name] for name in trainee.networks}
     optimizers = trainee.optimizers()
