@@ -348,6 +348,13 @@ def test_a_pseudo_mask_is_what_the_generator_takes_away_within_the_lung():
     assert not nothing.masks.any()
 
 
+def test_both_phases_work_in_bfloat16():
+    learner = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [value for share in (FIRST, SECOND) for value in run(learner, share)[1].values()]
+    assert all(loss.isfinite() for loss in losses)
+
+
 def test_pairs_are_half_high_and_half_low():
     slices = paired(made())
     slices = replace(slices, images=torch.arange(len(slices.images)).half()[:, None, None, None])

@@ -51,8 +51,9 @@ def pseudo_slices(generator: nn.Module, slabs: Iterable[Slab], device: torch.dev
         made = generator(image[None, None], still(1, slab.lung.shape, device))[0, 0].float()
         filled = lung.any(dim=(1, 2))
         mask = (image - made.clamp(0.0, 1.0)).clamp_min(0.0) * lung
-        images.append(image[filled].half())
-        masks.append(mask[filled].half())
-    joined = torch.cat(masks)[:, None]
-    high, low = high_and_low(joined.float().sum(dim=(1, 2, 3)).cpu().numpy())
-    return PseudoSlices(torch.cat(images)[:, None], joined, high, low)
+        images.append(image[filled, None])
+        masks.append(mask[filled, None])
+    # Halved last: autocast to bfloat16 can't join halves.
+    joined = torch.cat(masks)
+    high, low = high_and_low(joined.sum(dim=(1, 2, 3)).cpu().numpy())
+    return PseudoSlices(torch.cat(images).half(), joined.half(), high, low)
