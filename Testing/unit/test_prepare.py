@@ -153,6 +153,22 @@ def test_a_list_with_a_fault_is_answered_with_the_fault(chest, text, message):
         scanlist.read(write_list(chest, text))
 
 
+def test_several_lists_are_taken_together_and_share_no_name(chest, tmp_path):
+    row = '[[scan]]\nname = "{}"\npath = "ct.nii.gz"\ncovid = {}\n'
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    one.write_text(row.format("a", "false"))
+    other.write_text(row.format("b", "true"))
+    assert [(scan.name, scan.covid) for scan in scanlist.read(one, other, root=chest)] == [("a", False), ("b", True)]
+    with pytest.raises(TrainingError, match=r"other\.toml: two scans are called 'b'"):
+        scanlist.read(other, one, other, root=chest)
+
+
+@pytest.mark.parametrize("method", ["normnet", "lungnet"])
+def test_what_learns_from_healthy_lungs_refuses_patients(chest, tmp_path, method):
+    with pytest.raises(TrainingError, match=r"ct\.nii\.gz: scan 'chest' is of a patient"):
+        prepare.prepare(method, recipes.preset(method), listed(chest, covid=True), tmp_path)
+
+
 def test_a_folder_that_is_no_cache_is_answered_with_what_to_do(tmp_path):
     with pytest.raises(TrainingError, match="Run `train prepare normnet` first"):
         open_cache(tmp_path, "normnet")

@@ -180,6 +180,91 @@ def test_a_score_that_is_no_number_stops_the_run(tmp_path):
         loop.fit(Climber(best_at=nan), CHOOSING, RECIPE, tmp_path)
 
 
+class Duel:
+    """Two networks against each other over two phases, with a memory that is part of the run."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        self.networks = {
+            "maker": torch.nn.Linear(2, 2),
+            "judge": torch.nn.Linear(2, 1),
+            "memory": torch.nn.BatchNorm1d(2, affine=False),
+        }
+        self.updates = []
+
+    def optimizers(self):
+        return {name: torch.optim.Adam(self.networks[name].parameters()) for name in ("maker", "judge")}
+
+    def learning_rates(self, share):
+        return {"maker": 0.1 * (1 - share), "judge": 0.2}
+
+    def sample(self, seed, share):
+        drawn = {"noise": np.random.default_rng(seed).normal(size=2).astype(np.float32)}
+        return drawn if share < 0.5 else drawn | {"late": np.ones(1, np.float32)}
+
+    def step(self, batch, share, update):
+        maker, judge, memory = self.networks.values()
+        made = memory(maker(batch["noise"]))
+        judging = judge(made.detach()).square().mean()
+        for _ in range(2):
+            self.update(update, "judge", judge(made.detach()).square().mean())
+        making = -judge(made).mean()
+        self.update(update, "maker", making)
+        return {"judging": judging} if share < 0.5 else {"making": making, "late": batch["late"].mean()}
+
+    def update(self, update, name, loss):
+        before = {n: [p.detach().clone() for p in network.parameters()] for n, network in self.networks.items()}
+        update(name, loss)
+        moved = {
+            n for n in before
+            if any(not torch.equal(p, q) for p, q in zip(before[n], self.networks[n].parameters(), strict=True))
+        }  # fmt: skip
+        self.updates.append((name, moved))
+
+    def validate(self):
+        return float(self.networks["memory"].running_mean.sum())
+
+
+DUEL = Settings(iterations=6, batch=2, every=1, device="cpu", choose=True)
+
+
+def duel(folder, resume=False, progress=lambda *_: None):
+    trainee = Duel()
+    loop.fit(trainee, DUEL, RECIPE, folder, resume, progress)
+    return trainee, [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
+
+
+def test_an_update_moves_the_networks_of_its_optimizer_alone_though_the_loss_reaches_others(tmp_path):
+    trainee, _ = duel(tmp_path)
+    assert trainee.updates == [("judge", {"judge"}), ("judge", {"judge"}), ("maker", {"maker"})] * 6
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_several_networks_resume_to_the_same_bytes_in_every_phase(tmp_path, cut):
+    _, unbroken = duel(tmp_path / "unbroken")
+    with pytest.raises(CancelledError):
+        duel(tmp_path / "cut", progress=stop_at(cut))
+    assert loop.read_checkpoint(tmp_path / "cut" / CHECKPOINT).iteration == cut
+    assert duel(tmp_path / "cut", resume=True)[1] == unbroken
+    assert (tmp_path / "cut" / "curves.csv").read_text() == (tmp_path / "unbroken" / "curves.csv").read_text()
+
+
+def test_what_is_measured_in_a_later_phase_gets_columns_of_its_own(tmp_path):
+    duel(tmp_path)
+    header, *rows = csv.reader((tmp_path / "curves.csv").open())
+    assert header == ["iteration", "judging", "validation", "making", "late"]
+    assert [[bool(cell) for cell in row[1:]] for row in rows] == [[True, True, False, False]] * 3 + [
+        [False, True, True, True]
+    ] * 3
+    assert [row[4] for row in rows] == ["", "", "", "1", "1", "1"]
+
+
+def test_lowered_precision_sees_the_weights_that_an_update_has_changed(tmp_path):
+    trainee = Duel()
+    loop.fit(trainee, replace(DUEL, precision="bfloat16"), RECIPE, tmp_path)
+    assert all(name in moved for name, moved in trainee.updates)
+
+
 def test_a_network_that_knows_what_is_healthy_scores_higher_than_one_that_knows_nothing(cache):
     made = trainee(cache)
 

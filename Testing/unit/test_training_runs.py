@@ -167,6 +167,41 @@ def test_the_last_network_is_exported_where_none_was_chosen(cache, tmp_path):
     assert weights.load("toy", tmp_path / "store")[1][0]["weight"].item() == 6
 
 
+def test_networks_that_a_scan_does_not_need_stay_behind_and_several_keep_their_names(cache, tmp_path, monkeypatch):
+    folder = trained(cache, tmp_path / "run")
+    assert set(loop.read_checkpoint(folder / "checkpoint.safetensors").below("adversary")) == {"weight", "bias"}
+    runs.export([folder], cache.folder, tmp_path / "one", "1")
+    assert set(weights.load("toy", tmp_path / "one")[1][0]) == {"weight"}
+    monkeypatch.setattr(sys.modules["toy"], "SHIPS", ("network", "adversary", "of another preset"))
+    runs.export([folder], cache.folder, tmp_path / "two", "1")
+    assert set(weights.load("toy", tmp_path / "two")[1][0]) == {"network.weight", "adversary.weight", "adversary.bias"}
+
+
+@pytest.mark.parametrize(
+    ("licences", "wanted"),
+    [
+        (("CC BY 3.0", "CC0"), "Apache-2.0"),
+        (("CC BY 3.0", "CC BY-NC 4.0", "CC BY-NC 4.0"), "CC BY-NC 4.0"),
+        (("CC BY-NC-SA 4.0", "CC BY-NC 3.0"), "CC BY-NC 3.0 and CC BY-NC-SA 4.0"),
+        (("FUNCTIONAL", ""), "Apache-2.0"),
+    ],
+)
+def test_non_commercial_scans_make_non_commercial_weights(licences, wanted):
+    assert runs.licence([CachedScan(name, "", name, ()) for name in licences]) == wanted
+
+
+def test_the_licence_of_the_weights_is_in_the_manifest(cache, tmp_path):
+    index = tmp_path / "cache" / "cache.json"
+    rows = json.loads(index.read_text())
+    rows["scans"][3] |= {"licence": "CC BY-NC 4.0", "covid": True}
+    index.write_text(json.dumps(rows))
+    for left_out, wanted in (((), "CC BY-NC 4.0"), (("dora",), "Apache-2.0")):
+        folder = trained(open_cache(cache.folder, "toy"), tmp_path / f"run{len(left_out)}", without=left_out)
+        entry = runs.export([folder], cache.folder, tmp_path / "store", "1")
+        assert entry.licence == wanted
+        assert [scan["covid"] for scan in entry.scans] == [False, False, False, True][: 4 - len(left_out)]
+
+
 def test_runs_that_do_not_belong_together_are_not_exported(cache, tmp_path):
     one, other, again = (
         trained(cache, tmp_path / name, **plan)

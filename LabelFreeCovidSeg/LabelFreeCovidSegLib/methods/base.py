@@ -61,6 +61,8 @@ class Method(Protocol):
 
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.methods.normnet",
+    "cyclegan": "LabelFreeCovidSegLib.methods.cyclegan",
+    "gan3d": "LabelFreeCovidSegLib.methods.gan3d",
     "uda": "LabelFreeCovidSegLib.methods.uda",
 }
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`."""

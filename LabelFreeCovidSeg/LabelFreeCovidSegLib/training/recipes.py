@@ -99,6 +99,7 @@ class Recipe(Protocol):
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.training.normnet",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
+    "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",
     "uda": "LabelFreeCovidSegLib.training.uda",
 }
