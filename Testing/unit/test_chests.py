@@ -13,7 +13,8 @@ SPACING = (6.0, 5.0, 5.0)
 SHAPE = (32, 40, 56)
 NEVER = replace(
     illness.CHANCES, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
-    effusion=0.0, diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0, cavity=0.0,
+    effusion=0.0, diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0,
+    cavity=0.0,
 )  # fmt: skip
 STILL = chests.Body(mirror=0.0, size=(1.0, 1.0), turn_degrees=(0.0, 0.0), elastic_mm=(0.0, 0.0), shift_mm=(0, 0, 0))
 
@@ -78,7 +79,9 @@ def test_nothing_happens_to_a_healthy_lung_that_breathes_deeply(chest, monkeypat
     np.testing.assert_array_equal(labels, chest.labels)
 
 
-@pytest.mark.parametrize("disease", ["denser", "emphysema", "ground_glass", "patches", "lobar", "segmental", "focal", "effusion"])
+@pytest.mark.parametrize(
+    "disease", ["denser", "emphysema", "ground_glass", "patches", "lobar", "segmental", "focal", "effusion"]
+)
 def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest, monkeypatch, disease):
     for seed in range(5):
         hu, labels = ill(chest, monkeypatch, seed, **{disease: 1.0, "atelectasis": 1.0, "cavity": 1.0})
