@@ -23,6 +23,7 @@ from LabelFreeCovidSegLib.session import CANCELLED_EXIT, Session
 
 if TYPE_CHECKING:
     from LabelFreeCovidSegLib.pipeline import Result
+    from LabelFreeCovidSegLib.store import Stored
 
 DISCLAIMER = "Research software. Not a medical device."
 
@@ -172,6 +173,7 @@ def _summary(result: Result, out: Path) -> str:
 
 def _add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="file for the CT, for example sample.nii.gz")
+    parser.add_argument("--healthy", action="store_true", help="the same chest without lesions")
     _add_job_arguments(parser)
 
 
@@ -182,7 +184,8 @@ def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib import output, phantom
 
     path: Path = arguments.out.absolute()
-    output.write_image(sitk.Cast(phantom.make().image(), sitk.sitkInt16), path)
+    chest = phantom.make(lesions=()) if arguments.healthy else phantom.make()
+    output.write_image(sitk.Cast(chest.image(), sitk.sitkInt16), path)
     return Outcome(f"Sample CT in {path}", {"file": str(path)})
 
 
@@ -191,6 +194,35 @@ def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
 
     cards = [card(name) for name in REGISTRY]
     return Outcome("\n\n".join(f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards))
+
+
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="install FILE")
+    install = actions.add_parser("install", help="put weights into your own store")
+    install.add_argument("file", metavar="FILE", type=Path, help="a .zip of a store, or its folder")
+
+
+def _models(arguments: argparse.Namespace, session: Session) -> Outcome:
+    from LabelFreeCovidSegLib import store
+
+    if arguments.action == "install":
+        lines = [f"Installed {stored.entry.label} in {stored.folder}" for stored in store.install(arguments.file)]
+        return Outcome("\n".join(lines))
+    all_stored = store.entries()
+    used = {stored.entry.name: stored for stored in reversed(all_stored)}
+    paragraphs = [_described(stored, stored is used[stored.entry.name]) for stored in all_stored]
+    return Outcome("\n\n".join([*paragraphs, f"Your own weights lie in {store.user_folder()}"]))
+
+
+def _described(stored: Stored, used: bool) -> str:
+    """What a user has to know of weights."""
+    entry = stored.entry
+    hidden = "" if used else ", not used because yours go before it"
+    commercial = "yes" if entry.commercial_use else "no"
+    if entry.commercial_use and not entry.licence_confirmed:
+        commercial += ", once the licences of the training scans are confirmed"
+    licence = f"licence {entry.licence}; commercial use: {commercial}"
+    return f"{entry.name} {entry.version}: {stored.state}{hidden}\n  {licence}\n  {stored.folder}"
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +241,7 @@ COMMANDS = {
     "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
     "sample": Command("Make the sample: a procedural chest CT with lesions.", _add_sample_arguments, _sample),
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),
+    "models": Command("List the weights on this computer, or install some.", _add_models_arguments, _models),
     "train": Command("Train a method on unlabelled scans.", _add_train_arguments, _train),
 }
 """To add a command, add a line: its module may be heavy, as long as it is imported inside the functions named here."""
