@@ -108,10 +108,10 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> list[Row
     folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
     progress = session.reporter.progress
     progress(0.0, "Looking for scans")
-    if out == folder:
-        raise OutputError(f"{out}: results would lie among the scans. Name another folder for them.")
     output.check_folder(out)
     jobs = [_Job.of(ct, folder, out) for ct in search.scans(folder, out)]
+    if out == folder or any(job.ct in out.parents for job in jobs):
+        raise OutputError(f"{out}: results would lie among the scans. Name another folder for them.")
     if not jobs:
         raise ScanError(
             f"{folder}: no scan in it: no DICOM series of CT slices, and no NIfTI, NRRD or MetaImage file with more "

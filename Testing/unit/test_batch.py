@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from LabelFreeCovidSegLib import batch, cli, device, output, pipeline, quantify, report, store
+from LabelFreeCovidSegLib import batch, cli, device, output, pipeline, quantify, report, search, store
 from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import CancelledError, LungError, OutputError, ScanError, WeightsError
@@ -225,12 +225,15 @@ def test_missing_weights_end_the_run_before_the_first_scan(stand_in, scans, monk
     assert not (scans.parent / "out").exists()
 
 
-def test_a_folder_without_scans_and_results_among_the_scans_are_refused(stand_in, scans, tmp_path):
+def test_a_folder_without_scans_and_results_among_the_scans_are_refused(stand_in, scans, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match=r"empty: no scan in it: .* Give the folder that holds the scans"):
         batch.run(tmp_path / "empty", tmp_path / "out", Choices(), Session(Plain()))
     with pytest.raises(OutputError, match="results would lie among the scans"):
         batch.run(scans, scans / "deep" / "..", Choices(), Session(Plain()))
+    monkeypatch.setattr(search, "scans", lambda folder, out: [folder])  # the folder itself is a DICOM series
+    with pytest.raises(OutputError, match="results would lie among the scans"):
+        batch.run(scans, scans / "out", Choices(), Session(Plain()))
 
 
 def test_the_command_ends_with_1_and_says_which_scan_failed_first(stand_in, scans, capsys):
