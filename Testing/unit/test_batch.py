@@ -386,6 +386,21 @@ def test_being_killed_while_one_result_takes_the_place_of_another_is_undone(stan
     assert set(contents(scans.parent / "out")) == {*names, batch.TABLE, batch.FINISHED}
 
 
+def test_a_result_that_was_published_but_not_noted_is_not_taken_for_the_one_before(stand_in, scans, monkeypatch):
+    def die(*_):
+        raise Killed
+
+    run(scans)
+    with monkeypatch.context() as killing:
+        other_weights(scans, killing)
+        killing.setattr(batch._Finished, "add", die)
+        with pytest.raises(Killed):
+            run(scans)
+    stand_in.seen = []
+    run(scans)
+    assert stand_in.seen == ["a.nii.gz"]
+
+
 # The command line, with a method that waits where its environment says.
 ENTRY = """
 import os, sys, threading
