@@ -72,8 +72,8 @@ def _name(requirement: str) -> str:
 
 def _failure(lacking: Sequence[str], why: str) -> str:
     return _(
-        "{names} could not be installed: {why}. See 'Installation fails in 3D Slicer' in {help}; offline, install from a "
-        "folder of wheels."
+        "{names} could not be installed: {why}. See 'Installation fails in 3D Slicer' in {help}; offline, install "
+        "from a folder of wheels."
     ).format(names=", ".join(map(_name, lacking)), why=why, help=HELP)
 
 

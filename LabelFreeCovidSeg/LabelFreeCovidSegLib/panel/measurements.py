@@ -27,19 +27,21 @@ class MeasurementsSection(Section, VTKObservationMixin):
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
         self._pause.connect("timeout()", self.count)
-        ui.measurementsTable.setColumnCount(5)
-        ui.measurementsTable.setHorizontalHeaderLabels(
-            [_("Lung, mL"), _("Ground glass, mL"), _("Consolidation, mL"), _("Lesion, mL"), _("Of lung, %")]
-        )
+        table = ui.measurementsTable
+        rows = [_("Lung, mL"), _("Ground glass, mL"), _("Consolidation, mL"), _("Lesion, mL"), _("Lesion, % of lung")]
+        table.setRowCount(len(rows))
+        table.setVerticalHeaderLabels(rows)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         ui.copyButton.connect("clicked(bool)", lambda checked: self.copy())
         ui.measurementsNote.text = _(
             "Counted from the segments as they are now, corrections included. Not for clinical use."
         )
+        self.count()
 
     def show(self) -> None:
         ct = self.parameters.inputVolume if self.parameters else None
         result = shown(ct) if ct else None
-        if result == self._result:
+        if _nodes(result) == _nodes(self._result):
             return
         self.removeObservers()
         self._result = result
@@ -59,11 +61,11 @@ class MeasurementsSection(Section, VTKObservationMixin):
         self._pause.stop()
         table = self._ui.measurementsTable
         self._ui.measurementsCollapsibleButton.enabled = self._result is not None
-        rows = _rows(measure(self._result, self.parameters.inputVolume)) if self._result else []
-        table.setRowCount(len(rows))
-        table.setVerticalHeaderLabels([name for name, _cells in rows])
-        for row, (_name, cells) in enumerate(rows):
-            for column, text in enumerate(cells):
+        columns = _columns(measure(self._result, self.parameters.inputVolume)) if self._result else []
+        table.setColumnCount(len(columns))
+        table.setHorizontalHeaderLabels([name for name, _cells in columns])
+        for column, (_name, cells) in enumerate(columns):
+            for row, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
 
     def copy(self) -> None:
@@ -81,8 +83,12 @@ class MeasurementsSection(Section, VTKObservationMixin):
         self._pause.start()
 
 
-def _rows(measurements: Measurements) -> list[tuple[str, list[str]]]:
-    titles = {"both": _("Both lungs"), "right": _("Right lung"), "left": _("Left lung")}
+def _nodes(result: Shown | None) -> tuple[Any, ...]:
+    return (result.lesions, result.lungs) if result else ()
+
+
+def _columns(measurements: Measurements) -> list[tuple[str, list[str]]]:
+    titles = {"both": _("Both"), "right": _("Right"), "left": _("Left")}
     return [
         (
             titles[region.name],

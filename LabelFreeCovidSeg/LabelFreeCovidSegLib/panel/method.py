@@ -58,8 +58,6 @@ class MethodSection(Section):
         ct = self.parameters.inputVolume
         if not ct or not estimate.megavoxels(ct):
             return _("<b>Time</b> shown once a CT is chosen")
-        seconds, seen_here = estimate.expected(
-            ct, its.name, self.parameters.device, its.seconds_per_megavoxel
-        )
+        seconds, seen_here = estimate.expected(ct, its.name, self.parameters.device, its.seconds_per_megavoxel)
         basis = _("as fast as the last run here") if seen_here else _("on 2 processor cores")
         return _("<b>Time</b> about {time} for this CT, {basis}").format(time=estimate.words(seconds), basis=basis)

@@ -17,8 +17,10 @@ class ModelsSection(Section):
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
-        ui.modelsTable.setColumnCount(4)
-        ui.modelsTable.setHorizontalHeaderLabels([_("Network"), _("State"), _("Licence"), _("Folder")])
+        ui.modelsTable.setColumnCount(3)
+        ui.modelsTable.setHorizontalHeaderLabels([_("Networks"), _("Files"), _("Licence")])
+        ui.modelsTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        ui.modelsTable.verticalHeader().hide()
         ui.modelsCollapsibleButton.connect("contentsCollapsed(bool)", lambda collapsed: collapsed or self.list())
         ui.installModelButton.connect("clicked(bool)", lambda checked: self._choose_file())
         ui.openModelsButton.connect("clicked(bool)", lambda checked: self._open_folder())
@@ -30,15 +32,13 @@ class ModelsSection(Section):
             "damaged": _("damaged: install it again"),
             "missing": _("files missing: install it again"),
         }
-        rows = [
-            (f"{stored.entry.name} {stored.entry.version}", states[stored.state], stored.entry.licence, stored.folder)
-            for stored in store.entries()
-        ]
+        rows = store.entries()
         self._ui.modelsTable.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            for column, cell in enumerate(row):
-                item = qt.QTableWidgetItem(str(cell))
-                item.setToolTip(str(cell))
+        for number, stored in enumerate(rows):
+            its = stored.entry
+            for column, text in enumerate((f"{its.name} {its.version}", states[stored.state], its.licence)):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(_("{text}, in {folder}").format(text=text, folder=stored.folder))
                 self._ui.modelsTable.setItem(number, column, item)
 
     def install(self, path: str) -> None:
@@ -52,9 +52,7 @@ class ModelsSection(Section):
         self.list()
 
     def _choose_file(self) -> None:
-        path = qt.QFileDialog.getOpenFileName(
-            self._ui.modelsTable, _("Networks to install"), "", _("Networks (*.zip)")
-        )
+        path = qt.QFileDialog.getOpenFileName(self._ui.modelsTable, _("Networks to install"), "", _("Networks (*.zip)"))
         if path:
             self.install(path)
 

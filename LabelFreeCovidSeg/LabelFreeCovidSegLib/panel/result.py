@@ -24,9 +24,7 @@ class ResultSection(Section):
             ANOMALY: _("Anomaly map: probability of lesion"),
             HEALTHY: _("Healthy reconstruction"),
         }
-        self._overlay = Choice(
-            ui.overlayComboBox, titles, lambda name: setattr(self.parameters, "overlay", name)
-        )
+        self._overlay = Choice(ui.overlayComboBox, titles, lambda name: setattr(self.parameters, "overlay", name))
 
     def show(self) -> None:
         parameters, ui = self.parameters, self._ui

@@ -15,7 +15,7 @@ from LabelFreeCovidSegLib.panel.section import Section
 from LabelFreeCovidSegLib.runner import Listener, Step
 
 SETTLING_MS = 600
-"""After a start the button rests this long, so that a double click does not cancel what it started."""
+"""So long after a start clicks are ignored, so that a double click does not cancel what it started."""
 
 
 class RunSection(Section):
@@ -33,14 +33,13 @@ class RunSection(Section):
         self._settling = qt.QTimer()
         self._settling.setSingleShot(True)
         self._settling.setInterval(SETTLING_MS)
-        self._settling.connect("timeout()", self.show)
         ui.segmentButton.connect("clicked(bool)", lambda checked: self.click())
 
     def show(self) -> None:
         running = self._logic.isRunning()
         ready = bool(self.parameters and self.parameters.inputVolume) and not self._logic.isBusy()
         button = self._ui.segmentButton
-        button.enabled = (running or ready) and not self._settling.active
+        button.enabled = running or ready
         button.text = _("Cancel") if running else _("Segment lesions")
         if running:
             button.toolTip = _("End this run. The scene stays as it is.")
@@ -52,6 +51,8 @@ class RunSection(Section):
 
     def click(self) -> None:
         """Start a run, or end the one that is going on."""
+        if self._settling.active:
+            return
         if self._logic.isRunning():
             self.tell(_("Cancelling"))
             self._logic.cancel()
@@ -78,7 +79,6 @@ class RunSection(Section):
         self._ui.logText.clear()
         # Before anything is told, because telling lets events through, a second click among them.
         self._settling.start()
-        self._ui.segmentButton.enabled = False
         self.tell(_("Handing the CT over"))
         try:
             self._logic.start(
@@ -100,6 +100,5 @@ class RunSection(Section):
         self._end(" ".join([_("Done in {seconds} s.").format(seconds=round(seconds)), *notes]))
 
     def _end(self, message: str) -> None:
-        self._settling.stop()
         self._ui.statusLabel.text = message
         self._changed()

@@ -1,4 +1,4 @@
-"""Stand-ins for Slicer's Python base classes, over real MRML nodes: module, widget, logic, parameter node, `slicer.app`."""
+"""Stand-ins for Slicer's Python base classes, over real MRML nodes, and for `slicer.app`."""
 
 from __future__ import annotations
 

@@ -44,8 +44,13 @@ class Proxy:
     def connect(self, signature: str, slot: Any) -> None:
         """Connect a signal, given as in C++, for example "clicked(bool)"."""
         name, _, types = signature.rstrip(")").partition("(")
-        count = len(types.split(",")) if types else 0
-        getattr(self.qt_object, name).connect(lambda *values: slot(*map(wrap, values[:count])))
+        # PySide looks at how many arguments the receiver takes, and gives none to one that takes any number.
+        receivers = (
+            lambda: slot(),
+            lambda first: slot(wrap(first)),
+            lambda first, second: slot(wrap(first), wrap(second)),
+        )
+        getattr(self.qt_object, name).connect(receivers[len(types.split(",")) if types else 0])
 
 
 class Class:
@@ -103,8 +108,8 @@ def module(widgets: ModuleType) -> ModuleType:
             if name == "QUiLoader":
                 return Class(Loader)
             for source in MODULES:
-                if hasattr(source, name):
+                if name[0] != "_" and hasattr(source, name):
                     return Class(getattr(source, name))
-            raise AttributeError(name)
+            raise AttributeError(name)  # dunder names among them: Python asks every module for those
 
     return Qt("qt")

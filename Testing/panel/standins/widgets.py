@@ -93,7 +93,7 @@ class qMRMLSegmentsTableView(QTableWidget):
         self.setRowCount(len(ids))
         for row, segment_id in enumerate(ids):
             segment = segmentation.GetSegment(segment_id)
-            eye, colour, name = QTableWidgetItem("\N{EYE}"), QTableWidgetItem(), QTableWidgetItem(segment.GetName())
+            eye, colour, name = QTableWidgetItem("x"), QTableWidgetItem(), QTableWidgetItem(segment.GetName())
             colour.setBackground(QColor.fromRgbF(*segment.GetColor()))
             for column, item in enumerate((eye, colour, name)):
                 self.setItem(row, column, item)
@@ -162,19 +162,8 @@ class ctkCollapsibleButton(QWidget):
     collapsed = Property(bool, getCollapsed, setCollapsed, notify=contentsCollapsed)
 
     def _apply(self) -> None:
-        for child in self.children():
-            if isinstance(child, QWidget):
-                child.setVisible(not self._collapsed)
+        """Leave no room for what is below the title; what is hidden for reasons of its own stays hidden."""
         self.setMaximumHeight(HEADER if self._collapsed else 16777215)
-
-    def childEvent(self, event: Any) -> None:
-        super().childEvent(event)
-        if event.type() == QEvent.Type.ChildAdded and self._collapsed and isinstance(event.child(), QWidget):
-            event.child().setVisible(False)
-
-    def showEvent(self, event: Any) -> None:
-        super().showEvent(event)
-        self._apply()
 
     def minimumSizeHint(self) -> QSize:
         return QSize(80, HEADER) if self._collapsed else super().minimumSizeHint()
@@ -192,8 +181,18 @@ class ctkCollapsibleButton(QWidget):
         option.initFrom(self)
         option.rect = option.rect.adjusted(0, 0, 0, HEADER - self.height() - 2)
         self.style().drawPrimitive(QStyle.PrimitiveElement.PE_PanelButtonCommand, option, painter, self)
-        arrow = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}" if self._collapsed else "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"
+        arrow = (
+            "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}" if self._collapsed else "\N{BLACK DOWN-POINTING SMALL TRIANGLE}"
+        )
         painter.drawText(option.rect.adjusted(8, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, f"{arrow} {self._text}")
+
+
+def _double(name: str) -> Any:
+    """A property of the spin box as one of the whole widget."""
+    setter = f"set{name[0].upper()}{name[1:]}"
+    return Property(
+        float, lambda self: getattr(self._box, name)(), lambda self, value: getattr(self._box, setter)(value)
+    )
 
 
 class ctkSliderWidget(QWidget):
@@ -222,14 +221,7 @@ class ctkSliderWidget(QWidget):
         self._slider.setValue(round(100 * value))
         self.valueChanged.emit(value)
 
-    def _double(name: str) -> Any:  # noqa: N805
-        return Property(
-            float,
-            lambda self: getattr(self._box, name)(),
-            lambda self, value: getattr(self._box, f"set{name[0].upper()}{name[1:]}")(value),
-        )
-
-    minimum, maximum, singleStep, value = (_double(n) for n in ("minimum", "maximum", "singleStep", "value"))
+    minimum, maximum, singleStep, value = map(_double, ("minimum", "maximum", "singleStep", "value"))
 
 
 class ctkPathLineEdit(QWidget):
