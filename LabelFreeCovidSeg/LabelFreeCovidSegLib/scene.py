@@ -184,7 +184,7 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
         for role, made in (("anomaly map", anomaly_node), ("healthy", healthy_node)):
             if made is None:
                 _forget(ct, role, undo)
-        if healthy is not None and ct.GetDisplayNode() is not None:
+        if healthy_node is not None and ct.GetDisplayNode() is not None:
             healthy_node.GetDisplayNode().CopyContent(ct.GetDisplayNode())
     return Shown(lesions, lungs, anomaly_node, healthy_node)
 

@@ -21,11 +21,15 @@ class ModelsSection(Section):
         ui.modelsTable.setHorizontalHeaderLabels([_("Networks"), _("Files"), _("Licence")])
         ui.modelsTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         ui.modelsTable.verticalHeader().hide()
-        ui.modelsCollapsibleButton.connect("contentsCollapsed(bool)", lambda collapsed: collapsed or self.list())
+        ui.modelsCollapsibleButton.connect("contentsCollapsed(bool)", self._toggled)
         ui.installModelButton.connect("clicked(bool)", lambda checked: self._choose_file())
         ui.openModelsButton.connect("clicked(bool)", lambda checked: self._open_folder())
 
-    def list(self) -> None:
+    def _toggled(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.fill()
+
+    def fill(self) -> None:
         """Fill the table."""
         states = {
             "verified": _("verified"),
@@ -49,7 +53,7 @@ class ModelsSection(Section):
             self._ui.modelsStatus.text = str(error)
         else:
             self._ui.modelsStatus.text = _("Installed: {names}").format(names=", ".join(names))
-        self.list()
+        self.fill()
 
     def _choose_file(self) -> None:
         path = qt.QFileDialog.getOpenFileName(self._ui.modelsTable, _("Networks to install"), "", _("Networks (*.zip)"))
