@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Card:
-    """What a user should know of a method before choosing it."""
+    """What a user should know of a method before choosing it.
+
+    Attributes:
+        seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+    """
 
     name: str
     title: str
     summary: str
     citation: str
+    seconds_per_megavoxel: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import torch
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.store import Entry
 from LabelFreeCovidSegLib.training import loop, recipes
 from LabelFreeCovidSegLib.training.prepare import Cache, open_cache
 
@@ -119,7 +120,7 @@ def train(
 
 def export(
     folders: Sequence[Path], cache_folder: Path, store: Path, version: str, progress: Progress = silent
-) -> weights.Entry:
+) -> Entry:
     """Put the networks of runs that differ in their seed alone into a model store, to vote.
 
     Raises:
@@ -141,7 +142,7 @@ def export(
     judge = cache.blocks(recipe["hold_out"]) if recipe["hold_out"] else []
     measured = module.calibrate(preset, list(states.values()), judge, progress) if judge else {}
     shared = {key: value for key, value in recipe.items() if key not in ("seed", "scans", "method")}
-    entry = weights.Entry(
+    entry = Entry(
         name=method,
         version=version,
         files={},
