@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from LabelFreeCovidSegLib import store
 from LabelFreeCovidSegLib.device import DEVICES
+from LabelFreeCovidSegLib.errors import WeightsError
 from LabelFreeCovidSegLib.methods.base import REGISTRY, card
 from LabelFreeCovidSegLib.panel import estimate
 from LabelFreeCovidSegLib.panel.section import Choice, Section
@@ -39,20 +40,8 @@ class MethodSection(Section):
     def _card(self) -> str:
         """What to know before choosing this method, as rich text."""
         its = card(self.parameters.method)
-        lines = [escape(its.summary)]
-        stored = store.find(its.name)
-        if stored is None:
-            lines.append(_("<b>Its networks are not installed.</b> See Models below."))
-        else:
-            names = sorted({row["collection"] for row in stored.entry.scans})
-            lines.append(_("<b>Trained on</b> {scans}; no lesion label.").format(scans=escape(", ".join(names))))
-            licence = stored.entry.licence
-            if not stored.entry.licence_confirmed:
-                licence += _(" (the scans' licences still have to be confirmed)")
-            lines.append(_("<b>Licence</b> {licence}").format(licence=escape(licence)))
-        lines.append(_("<b>Please cite</b> {citation}").format(citation=escape(its.citation)))
-        lines.append(self._time(its))
-        return "<br>".join(lines)
+        cite = _("<b>Please cite</b> {citation}").format(citation=escape(its.citation))
+        return "<br>".join([escape(its.summary), *_networks(its.name), cite, self._time(its)])
 
     def _time(self, its: Any) -> str:
         ct = self.parameters.inputVolume
@@ -61,3 +50,21 @@ class MethodSection(Section):
         seconds, seen_here = estimate.expected(ct, its.name, self.parameters.device, its.seconds_per_megavoxel)
         basis = _("as fast as the last run here") if seen_here else _("on 2 processor cores")
         return _("<b>Time</b> about {time} for this CT, {basis}").format(time=estimate.words(seconds), basis=basis)
+
+
+def _networks(method: str) -> list[str]:
+    """What its networks were trained on, and under which licence they come, as rich text."""
+    try:
+        stored = store.find(method)
+    except WeightsError as error:
+        return [f"<b>{escape(str(error))}</b>"]
+    if stored is None:
+        return [_("<b>Its networks are not installed.</b> See Models below.")]
+    names = ", ".join(sorted({row["collection"] for row in stored.entry.scans}))
+    licence = stored.entry.licence
+    if not stored.entry.licence_confirmed:
+        licence += _(" (the scans' licences still have to be confirmed)")
+    return [
+        _("<b>Trained on</b> {scans}; no lesion label.").format(scans=escape(names)),
+        _("<b>Licence</b> {licence}").format(licence=escape(licence)),
+    ]

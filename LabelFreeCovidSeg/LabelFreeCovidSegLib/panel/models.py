@@ -36,7 +36,11 @@ class ModelsSection(Section):
             "damaged": _("damaged: install it again"),
             "missing": _("files missing: install it again"),
         }
-        rows = store.entries()
+        try:
+            rows = store.entries()
+        except WeightsError as error:
+            self._ui.modelsStatus.text = str(error)
+            rows = []
         self._ui.modelsTable.setRowCount(len(rows))
         for number, stored in enumerate(rows):
             its = stored.entry
