@@ -312,6 +312,7 @@ def test_bowel_gas_keeps_clear_of_the_lungs_and_lies_over_its_fluid(chest, monke
 
 def test_contrast_brightens_tissue_between_the_lungs_only(chest, monkeypatch):
     monkeypatch.setattr(surroundings, "CONTRAST", 1.0)
+    monkeypatch.setattr(surroundings, "WASHED", 0.0)
     hu = chest.hu.copy()
     hu[15, 16, 12:18] = 50  # a vessel in the lung
     gained = [surroundings.enhance(hu, chest.labels, SPACING, np.random.default_rng(seed)) - hu for seed in range(12)]
@@ -321,6 +322,18 @@ def test_contrast_brightens_tissue_between_the_lungs_only(chest, monkeypatch):
     mean = np.mean(gained, axis=0)
     assert mean[12:19, 13:20, 20:23].max() > 30
     assert mean[12:19, 13:20, 20:23].mean() > 3 * mean[:, :2, :3].mean()
+
+
+def test_contrast_is_taken_away_between_the_lungs_only(chest, monkeypatch):
+    monkeypatch.setattr(surroundings, "CONTRAST", 0.0)
+    monkeypatch.setattr(surroundings, "WASHED", 1.0)
+    hu = chest.hu.copy()
+    hu[15, 16, 21], hu[15, 16, 12], hu[15, 1, 1] = 250, 250, 250  # between the lungs, in one, and far off
+    washed = surroundings.enhance(hu, chest.labels, SPACING, np.random.default_rng(0))
+    assert washed[15, 16, 21] < 100
+    np.testing.assert_array_equal(washed[chest.labels > 0], hu[chest.labels > 0])
+    assert washed[15, 1, 1] > 240
+    assert washed.max(initial=0) <= hu.max()
 
 
 def test_smooth_noise_has_unit_variance_and_no_steps():

@@ -29,8 +29,8 @@ SPACING_MM = (4.0, 4.0, 4.0)
 CHANNELS = (12, 24, 48, 64, 64)
 """Five levels: at the bottom a voxel is 64 mm wide, so that the answer can rest on the whole chest."""
 WINDOW_HU = (-1024.0, 276.0)
-AROUND_MM = 80.0
-"""Above and below the air of the lungs; a collapsed lobe is not higher than that."""
+AROUND_MM = 32.0
+"""So far above and below the air of both lungs there can be lung without any; no training scan shows more."""
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
 SHELL_MM = 4.0

@@ -31,7 +31,7 @@ class Preset:
     spacing_mm: Spacing = lungnet.SPACING_MM
     crop: tuple[int, int, int] = (64, 64, 80)
     batch: int = 4
-    iterations: int = 3000
+    iterations: int = 4000
     learning_rate: float = 3e-3
     cooldown: float = 0.8
 
