@@ -312,17 +312,43 @@ class LabelFreeCovidSegLogic(ScriptedLoadableModuleLogic):
 
 
 class LabelFreeCovidSegTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer, from the Reload & Test button or `Slicer --testing`."""
+    """Runs inside Slicer: from Reload & Test, `Slicer --testing`, or Testing/slicer/run_in_slicer.sh."""
 
     def setUp(self):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        self.setUp()
-        self.test_a_volume_without_image_is_refused_and_the_scene_stays_as_it_was()
+        for test in (
+            self.test_a_volume_without_image_is_refused_and_the_scene_stays_as_it_was,
+            self.test_a_first_use,
+        ):
+            self.setUp()
+            test()
 
     def test_a_volume_without_image_is_refused_and_the_scene_stays_as_it_was(self):
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Nothing")
         with self.assertRaisesRegex(RuntimeError, "'Nothing' holds no image"):  # noqa: PT027 - no pytest here
             LabelFreeCovidSegLogic().process(volume)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)  # noqa: PT009
+
+    def test_a_first_use(self):
+        """Sample, click, result, a stroke, the table: with the panel as it is on the screen."""
+        from LabelFreeCovidSegLib.panel import sample
+        from LabelFreeCovidSegLib.scene import shown
+
+        ct = sample.make("ChestWithLesions")
+        slicer.util.selectModule("LabelFreeCovidSeg")
+        panel = slicer.util.getModuleWidget("LabelFreeCovidSeg")
+        panel.ui.inputVolumeSelector.setCurrentNode(ct)
+        panel.ui.segmentButton.click()
+        self.assertEqual(panel.ui.segmentButton.text, _("Cancel"))  # noqa: PT009
+        while panel.logic.isRunning():
+            slicer.app.processEvents()
+        result = shown(ct)
+        self.assertIsNotNone(result, panel.ui.statusLabel.text)  # noqa: PT009
+        before = panel.ui.measurementsTable.item(1, 0).text()
+        painted = slicer.util.arrayFromSegmentBinaryLabelmap(result.lesions, "ground-glass-opacity", ct)
+        painted[90:110, 100:120, 100:120] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(painted, result.lesions, "ground-glass-opacity", ct)
+        self.delayDisplay("The table follows", 1500)
+        self.assertNotEqual(panel.ui.measurementsTable.item(1, 0).text(), before)  # noqa: PT009

@@ -16,7 +16,11 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import pytest
 from mrml import any_patient, centres, child, make_results, patient, scene, temporary  # noqa: F401
-from PySide6.QtWidgets import QApplication
+
+try:
+    from PySide6.QtWidgets import QApplication
+except ImportError as error:
+    raise ImportError(f"Qt can't be loaded for the panel's tests ({error}): install what README.md names.") from error
 
 sys.path.insert(0, str(Path(__file__).parent))
 from user import Panel, load_module, stand_in

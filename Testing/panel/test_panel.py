@@ -7,6 +7,7 @@ with the program itself.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,9 @@ ENDS = {
         "lesions.nii.gz: this file of the result is missing",
     ),
 }
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in children end by POSIX signals")
 
 
 @pytest.fixture
