@@ -1,4 +1,4 @@
-"""What the computation needs: nothing without consent, nothing of Slicer's own replaced, and a failure that is explained.
+"""What the computation needs: nothing without consent, nothing of Slicer's own replaced, each failure explained.
 
 The dialog is a real one, offscreen; pip is a stand-in, because no test may install anything.
 """
