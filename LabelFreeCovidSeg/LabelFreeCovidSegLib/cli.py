@@ -6,9 +6,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 cancelled.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +16,12 @@ from typing import TYPE_CHECKING
 from LabelFreeCovidSegLib import __version__
 from LabelFreeCovidSegLib.console import REPORTERS, Outcome, reporter
 from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError
-from LabelFreeCovidSegLib.progress import part
 from LabelFreeCovidSegLib.session import CANCELLED_EXIT, Session
 
 if TYPE_CHECKING:
     from LabelFreeCovidSegLib.pipeline import Result
+    from LabelFreeCovidSegLib.segment_file import Choices
+    from LabelFreeCovidSegLib.store import Stored
 
 DISCLAIMER = "Research software. Not a medical device."
 
@@ -97,19 +96,24 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
-    from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
-    from LabelFreeCovidSegLib.methods.base import REGISTRY
-
     parser.add_argument("ct", metavar="CT", type=Path, help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU")
     parser.add_argument(
         "-o", "--out", metavar="OUT", type=Path, help="folder for the results (default: <name of CT>-lesions, here)"
     )
-    parser.add_argument("--method", choices=REGISTRY, default="normnet", help="(default: normnet)")
     parser.add_argument(
         "--lungs",
         default="classical",
-        help="classical, lungmask, or the file of a lung mask (default: classical)",
+        help="lungnet, classical, lungmask, or the file of a lung mask (default: classical)",
     )
+    _add_choices(parser)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """How to segment."""
+    from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
+    from LabelFreeCovidSegLib.methods.base import REGISTRY
+
+    parser.add_argument("--method", choices=REGISTRY, default="normnet", help="(default: normnet)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     _add_job_arguments(parser)
@@ -118,27 +122,20 @@ def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
 def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
     progress = session.reporter.progress
     progress(0.0, "Starting")
-    from LabelFreeCovidSegLib import output, pipeline
-    from LabelFreeCovidSegLib.read import read
+    from LabelFreeCovidSegLib import output, segment_file
 
     out: Path = (arguments.out or default_out(arguments.ct)).absolute()
-    output.check_folder(out)
-    progress(0.01, "Reading the scan")
-    started = time.perf_counter()
-    scan = read(arguments.ct)
-    reading = {"reading": round(time.perf_counter() - started, 2)}
-    output.check_replaceable(out, scan)
-    result = pipeline.segment(
-        scan, arguments.method, arguments.lungs, arguments.device, arguments.precision, part(progress, 0.1, 0.9)
-    )
-    run = dataclasses.replace(result.run, seconds=reading | result.run.seconds)
-    result = dataclasses.replace(result, run=run)
-    session.when_cancelled(lambda: output.discard(output.staging(out)))
-    staged = output.stage(result, out, part(progress, 0.9, 1.0))
+    result, staged = segment_file.stage(arguments.ct, out, _choices(arguments), session, progress)
     with session.last_step():
-        files = output.publish(staged, out, scan)
+        files = output.publish(staged, out, result.scan)
     fields = {"folder": str(out), "files": {name: str(path) for name, path in files.items()}}
     return Outcome(_summary(result, out), fields)
+
+
+def _choices(arguments: argparse.Namespace) -> Choices:
+    from LabelFreeCovidSegLib.segment_file import Choices
+
+    return Choices(arguments.method, arguments.lungs, arguments.device, arguments.precision)
 
 
 def default_out(ct: Path) -> Path:
@@ -172,8 +169,38 @@ def _summary(result: Result, out: Path) -> str:
     return "\n".join([*lines, "", DISCLAIMER])
 
 
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the folder that holds the scans, at any depth")
+    parser.add_argument(
+        "-o", "--out", metavar="OUT", type=Path, required=True, help="folder for the results, one folder a scan"
+    )
+    parser.add_argument(
+        "--lungs", choices=("lungnet", "classical", "lungmask"), default="classical", help="(default: classical)"
+    )
+    _add_choices(parser)
+
+
+def _batch(arguments: argparse.Namespace, session: Session) -> Outcome:
+    session.reporter.progress(0.0, "Starting")
+    from LabelFreeCovidSegLib import batch
+
+    rows = batch.run(arguments.folder, arguments.out, _choices(arguments), session)
+    table = arguments.out.absolute() / batch.TABLE
+    failed = [row for row in rows if row.state == batch.FAILED]
+    done = sum(row.state == batch.DONE for row in rows)
+    if failed:
+        raise LabelFreeCovidSegError(
+            f"{len(failed)} of {len(failed) + done} scans failed. The first, {failed[0].path}: {failed[0].error} "
+            f"{table} says how each scan stands; the same command tries those that failed again."
+        )
+    return Outcome(
+        f"{done} scans done. Table: {table}\n\n{DISCLAIMER}", {"folder": str(table.parent), "table": str(table)}
+    )
+
+
 def _add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="file for the CT, for example sample.nii.gz")
+    parser.add_argument("--healthy", action="store_true", help="the same chest without lesions")
     _add_job_arguments(parser)
 
 
@@ -184,7 +211,8 @@ def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib import output, phantom
 
     path: Path = arguments.out.absolute()
-    output.write_image(sitk.Cast(phantom.make().image(), sitk.sitkInt16), path)
+    chest = phantom.make(lesions=()) if arguments.healthy else phantom.make()
+    output.write_image(sitk.Cast(chest.image(), sitk.sitkInt16), path)
     return Outcome(f"Sample CT in {path}", {"file": str(path)})
 
 
@@ -193,6 +221,35 @@ def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
 
     cards = [card(name) for name in REGISTRY]
     return Outcome("\n\n".join(f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards))
+
+
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="install FILE")
+    install = actions.add_parser("install", help="put weights into your own store")
+    install.add_argument("file", metavar="FILE", type=Path, help="a .zip of a store, or its folder")
+
+
+def _models(arguments: argparse.Namespace, session: Session) -> Outcome:
+    from LabelFreeCovidSegLib import store
+
+    if arguments.action == "install":
+        lines = [f"Installed {stored.entry.label} in {stored.folder}" for stored in store.install(arguments.file)]
+        return Outcome("\n".join(lines))
+    all_stored = store.entries()
+    used = {stored.entry.name: stored for stored in reversed(all_stored)}
+    paragraphs = [_described(stored, stored is used[stored.entry.name]) for stored in all_stored]
+    return Outcome("\n\n".join([*paragraphs, f"Your own weights lie in {store.user_folder()}"]))
+
+
+def _described(stored: Stored, used: bool) -> str:
+    """What a user has to know of weights."""
+    entry = stored.entry
+    hidden = "" if used else ", not used because yours go before it"
+    commercial = "yes" if entry.commercial_use else "no"
+    if entry.commercial_use and not entry.licence_confirmed:
+        commercial += ", once the licences of the training scans are confirmed"
+    licence = f"licence {entry.licence}; commercial use: {commercial}"
+    return f"{entry.name} {entry.version}: {stored.state}{hidden}\n  {licence}\n  {stored.folder}"
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,8 +266,10 @@ def _train(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 COMMANDS = {
     "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
+    "batch": Command("Outline the lesions of every chest CT in a folder.", _add_batch_arguments, _batch),
     "sample": Command("Make the sample: a procedural chest CT with lesions.", _add_sample_arguments, _sample),
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),
+    "models": Command("List the weights on this computer, or install some.", _add_models_arguments, _models),
     "train": Command("Train a method on unlabelled scans.", _add_train_arguments, _train),
 }
 """To add a command, add a line: its module may be heavy, as long as it is imported inside the functions named here."""

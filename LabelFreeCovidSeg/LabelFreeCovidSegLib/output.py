@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import gzip
 import hashlib
 import json
@@ -42,6 +43,7 @@ SCHEMA = "labelfreecovidseg.measurements/1"
 NEEDED_BYTES = 200_000_000
 """Free space that is asked for before computing: several times the largest results."""
 
+_EARLIER = "earlier"
 _COMPRESSION_LEVEL = 1  # files grow by a quarter, writing takes a third of the time
 
 
@@ -86,14 +88,14 @@ def check_replaceable(folder: Path, scan: Scan) -> None:
     present = [name for name in FILES if (folder / name).exists()]
     if not present:
         return
-    earlier = _earlier(folder)
-    if earlier and earlier["scan"] != _scan(scan):
+    there = earlier(folder)
+    if there and there["scan"] != _scan(scan):
         raise OutputError(
-            f"{folder} holds the results of another scan, '{earlier['scan']['name']}'. Name another folder."
+            f"{folder} holds the results of another scan, '{there['scan']['name']}'. Name another folder."
         )
-    ours = earlier.get("files", {})
+    ours = there.get("files", {})
     for name in present:
-        known = bool(earlier) if name == MEASUREMENTS else ours.get(name) == _sha256(folder / name)
+        known = bool(there) if name == MEASUREMENTS else ours.get(name) == _sha256(folder / name)
         if not known:
             raise OutputError(
                 f"{folder / name} was not written by this program, or was changed since. "
@@ -154,11 +156,43 @@ def discard(staged: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def earlier(folder: Path) -> dict[str, Any]:
+    """The numbers of the result that lies in `folder`; empty if there is none of this program's."""
+    try:
+        numbers = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        numbers = None
+    if isinstance(numbers, dict) and numbers.get("schema") == SCHEMA:
+        return numbers
+    return {}
+
+
+def recover(folder: Path) -> None:
+    """Undo or complete what a process that was killed had begun to write into `folder`.
+
+    No other process may be writing there.
+    """
+    folder = folder.absolute()
+    leftovers = f".{glob.escape(folder.name)}.unfinished-*"
+    for staged in [*folder.glob(leftovers), *folder.parent.glob(leftovers)]:
+        exchanged = staged / _EARLIER
+        if exchanged.is_dir():
+            waiting = [name for name in FILES if (staged / name).exists()]
+            if waiting:  # cut off while files were exchanged
+                moved = [name for name in FILES if name not in waiting and (folder / name).exists()]
+                moves = [(folder / name, staged / name) for name in moved]
+                moves += [(path, folder / path.name) for path in exchanged.iterdir()]
+                for source, target in moves:
+                    os.replace(source, target)
+                exchanged.rmdir()  # first: without it there is nothing to undo, should this be killed too
+        shutil.rmtree(staged)
+
+
 def _exchange(staged: Path, folder: Path) -> None:
     """Rename the staged files into `folder`, the earlier ones out of it; if one fails, all go back."""
-    earlier = staged / "earlier"
-    earlier.mkdir()
-    moves = [(folder / name, earlier / name) for name in FILES if (folder / name).exists()]
+    replaced = staged / _EARLIER
+    replaced.mkdir()
+    moves = [(folder / name, replaced / name) for name in FILES if (folder / name).exists()]
     moves += [(staged / name, folder / name) for name in FILES]
     done: list[tuple[Path, Path]] = []
     try:
@@ -293,17 +327,6 @@ def _measurements(result: Result, hashes: dict[str, str]) -> dict[str, Any]:
 def _scan(scan: Scan) -> dict[str, Any]:
     grid = {key: list(value) for key, value in dataclasses.asdict(scan.native).items()}
     return {"name": scan.name, "grid_lps_mm": grid}
-
-
-def _earlier(folder: Path) -> dict[str, Any]:
-    """The numbers of the result that lies in `folder`; empty if there is none of this program's."""
-    try:
-        numbers = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        numbers = None
-    if isinstance(numbers, dict) and numbers.get("schema") == SCHEMA:
-        return numbers
-    return {}
 
 
 def _sha256(path: Path) -> str:

@@ -22,7 +22,7 @@ from LabelFreeCovidSegLib.dicom_series import MAX_SKEW, MIN_EXTENT_MM, MIN_SLICE
 from LabelFreeCovidSegLib.errors import ScanError
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan
 
-_FORMATS = {
+FORMATS = {
     ".nii": "NiftiImageIO",
     ".nii.gz": "NiftiImageIO",
     ".nrrd": "NrrdImageIO",
@@ -92,13 +92,13 @@ def _image(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
         empty = not stream.read(1)
     if empty:
         raise ScanError(f"{path.name}: the file is empty (0 bytes). Copy or export it again.")
-    for suffix, image_io in _FORMATS.items():
+    for suffix, image_io in FORMATS.items():
         if path.name.lower().endswith(suffix):
             return _volume(path, image_io)
     if dicom_series.is_dicom(path):
         return dicom_series.read_series_of(path)
     what = "a 2-D picture, not a CT" if path.suffix.lower() in _PICTURES else "not a scan format that is known here"
-    raise ScanError(f"{path.name}: {what}. Give a DICOM folder or a {', '.join(_FORMATS)} file.")
+    raise ScanError(f"{path.name}: {what}. Give a DICOM folder or a {', '.join(FORMATS)} file.")
 
 
 def _volume(path: Path, image_io: str) -> tuple[sitk.Image, tuple[str, ...]]:

@@ -53,6 +53,7 @@ class Listener:
     Attributes:
         progress: after each step.
         log: each line the child wrote that is no message of the protocol.
+        results: the child has ended well; what it made is about to be used, which may take a moment.
         finished: the results are complete.
         failed: what went wrong and what to do about it, for the user.
         cancelled: the child has ended because `stop` was called.
@@ -60,6 +61,7 @@ class Listener:
 
     progress: Callable[[Step], None] = _ignore
     log: Callable[[str], None] = _ignore
+    results: Callable[[], None] = lambda: None
     finished: Callable[[], None] = lambda: None
     failed: Callable[[str], None] = _ignore
     cancelled: Callable[[], None] = lambda: None
@@ -77,12 +79,28 @@ class Runner(Protocol):
         ...
 
 
-def segment_arguments(ct: Path, out: Path, method: str = "normnet", device: str = "auto") -> list[str]:
-    """Arguments of the child that segments the CT in file `ct` and writes to the folder `out`."""
-    return [
-        "-m", "LabelFreeCovidSegLib", "segment", str(ct), "-o", str(out), "--method", method, "--device", device,
-        "--progress", "json", "--watch-stdin",
-    ]  # fmt: skip
+def segment_arguments(ct: Path, out: Path, method: str, device: str, lungs: Path | None = None) -> list[str]:
+    """Arguments of the child that segments the CT in file `ct` and writes to the folder `out`.
+
+    Args:
+        lungs: file of a lung mask, instead of finding them.
+    """
+    found = [] if lungs is None else ["--lungs", str(lungs)]
+    return ["-m", "LabelFreeCovidSegLib", "segment", str(ct), "-o", str(out), *_chosen(method, device), *found]
+
+
+def batch_arguments(scans: Path, out: Path, method: str, device: str) -> list[str]:
+    """Arguments of the child that segments every scan under the folder `scans` and writes to the folder `out`."""
+    return ["-m", "LabelFreeCovidSegLib", "batch", str(scans), "-o", str(out), *_chosen(method, device)]
+
+
+def sample_arguments(ct: Path, *more: str) -> list[str]:
+    """Arguments of the child that makes a sample CT in the file `ct`."""
+    return ["-m", "LabelFreeCovidSegLib", "sample", "-o", str(ct), *more, "--progress", "json", "--watch-stdin"]
+
+
+def _chosen(method: str, device: str) -> list[str]:
+    return ["--method", method, "--device", device, "--progress", "json", "--watch-stdin"]
 
 
 def command(arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ The only file of the library that touches `slicer.vtkMRML*`. It needs no torch: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,16 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from LabelFreeCovidSegLib.errors import OutputError, ScanError
+from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
+from LabelFreeCovidSegLib.quantify import SIDES, Band, Measurements, Region
 from LabelFreeCovidSegLib.scan import Grid
 from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
 
 Node = Any
 """A `vtkMRMLNode`; the wrapped classes carry no types."""
 
-LESION_FILE, LUNG_FILE, ANOMALY_FILE = "lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz"
+LESION_FILE, LUNG_FILE = "lesions.nii.gz", "lungs.nii.gz"
+ANOMALY_FILE, HEALTHY_FILE = "anomaly.nii.gz", "healthy.nii.gz"
 
 # The CT refers to its results by these roles, and each result back to its CT: together with an unchanged name, that is
 # how a node is known as ours. A copy is not what the CT refers to, and a renamed node is its user's.
@@ -34,11 +36,12 @@ _NAME_ATTRIBUTE = "LabelFreeCovidSeg.name"
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The nodes of one result; `anomaly` only where it was asked for."""
+    """The nodes of one result; `anomaly` and `healthy` only where they were asked for and the method gives them."""
 
     lesions: Node
     lungs: Node
     anomaly: Node | None = None
+    healthy: Node | None = None
 
 
 def write_volume(ct: Node, path: Path) -> None:
@@ -61,6 +64,82 @@ def write_volume(ct: Node, path: Path) -> None:
         raise OutputError(f"{path}: the CT can't be written there. Make room on that disk and run again.") from error
 
 
+def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
+    """Write all segments of a node as one label file on the grid of `ct`; what overlaps belongs to the later one.
+
+    Raises:
+        LungError: it holds no segment.
+        OutputError: the file can't be written.
+    """
+    import SimpleITK as sitk
+
+    segments = segmentation.GetSegmentation().GetSegmentIDs()
+    if not segments:
+        raise LungError(f"'{segmentation.GetName()}' holds no segment. Choose the lungs, or let them be found.")
+    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint8)
+    for label, segment in enumerate(segments, 1):
+        labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
+    try:
+        sitk.WriteImage(_grid(ct).image(labels), str(path))
+    except RuntimeError as error:
+        raise OutputError(f"{path}: the lungs can't be written there. Make room on that disk and run again.") from error
+
+
+def shown(ct: Node) -> Shown | None:
+    """What an earlier call of `show` made of this CT and is still there, in this scene or in the file it came from."""
+    nodes = {role: _result(ct, role) for role in ("lesions", "lungs", "anomaly map", "healthy")}
+    if nodes["lesions"] is None or nodes["lungs"] is None:
+        return None
+    return Shown(nodes["lesions"], nodes["lungs"], nodes["anomaly map"], nodes["healthy"])
+
+
+def measure(result: Shown, ct: Node) -> Measurements:
+    """Volumes of the segments as they are now; a lesion painted outside of both lungs counts as lung of no side."""
+    grid = _grid(ct)
+    lungs, lesions = _labels(result.lungs, LUNGS, ct), _labels(result.lesions, LESIONS, ct)
+    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
+    lung_ml = [np.count_nonzero(lungs == label) * voxel_ml for label in range(3)]
+    where = np.flatnonzero(lesions)  # a few percent of the voxels
+    pairs = np.bincount(3 * lungs.ravel()[where] + lesions.ravel()[where], minlength=9).reshape(3, 3) * voxel_ml
+    both = Region("both", float(sum(lung_ml[1:]) + pairs[0].sum()), *map(float, pairs.sum(axis=0)[1:]))
+    sides = (Region(name, float(lung_ml[label]), *map(float, pairs[label, 1:])) for name, label in SIDES)
+    return Measurements((both, *sides), Band())
+
+
+def _labels(node: Node, segments: tuple[Segment, ...], ct: Node) -> np.ndarray:
+    """The segments as one label array (k, j, i) uint8 on the grid of `ct`; the later one wins where two overlap.
+
+    Slicer's own export takes nearly a second a segment; here the arrays are read where they are, unless an edit has
+    given them another geometry than the CT's.
+    """
+    labels = np.zeros(ct.GetImageData().GetDimensions()[::-1], np.uint8)
+    for segment in segments:
+        its = node.GetSegmentation().GetSegment(segment.id)
+        if its is None:
+            continue
+        image = its.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
+        box = _box(image, ct)
+        if box is None:
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment.id, ct) > 0
+            labels[mask] = segment.label
+        elif image.GetNumberOfPoints():
+            voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+            labels[box][voxels == its.GetLabelValue()] = segment.label
+    return labels
+
+
+def _box(image: Any, ct: Node) -> tuple[slice, ...] | None:
+    """Which voxels (k, j, i) of `ct` an oriented image covers, if it lies on them."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    ours, its = (slicer.util.arrayFromVTKMatrix(m) for m in (_ijk_to_ras(ct), matrix))
+    first, last = np.reshape(image.GetExtent(), (3, 2)).T
+    inside = (first >= 0).all() and (last < ct.GetImageData().GetDimensions()).all()
+    if not inside or not np.allclose(ours, its, rtol=0, atol=1e-4):
+        return None
+    return tuple(slice(int(start), int(stop) + 1) for start, stop in zip(first[::-1], last[::-1], strict=True))
+
+
 def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool = False, surface: bool = False) -> Shown:
     """Put the results in `folder` into the scene of `ct`, all of them or, after an error, none.
 
@@ -71,7 +150,7 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
     Args:
         folder: where `python -m LabelFreeCovidSegLib segment` wrote.
         lesions: the segmentation node to fill, instead of the CT's own.
-        anomaly: show the anomaly map as a volume, too.
+        anomaly: show the anomaly map and, if the method made one, the healthy reconstruction as volumes, too.
         surface: make the lesions' closed surface, for 3-D views (seconds).
 
     Raises:
@@ -81,9 +160,12 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
         raise OutputError("The CT was removed from the scene, so its result can't be shown. Load it and run again.")
     grid = _grid(ct)
     # Whatever is wrong with the files comes to light before the first change of the scene.
-    lesion_labels = _read(folder / LESION_FILE, grid).astype(np.uint8)
-    lung_labels = _read(folder / LUNG_FILE, grid).astype(np.uint8)
-    score = _read(folder / ANOMALY_FILE, grid).astype(np.float32) if anomaly else None
+    lesion_labels = _read(folder / LESION_FILE, grid).astype(np.uint8, copy=False)
+    lung_labels = _read(folder / LUNG_FILE, grid).astype(np.uint8, copy=False)
+    # In whole percent a volume takes a quarter of the memory, and a quarter of the time to show.
+    percent = _percent(_read(folder / ANOMALY_FILE, grid)) if anomaly else None
+    makes_one = anomaly and (folder / HEALTHY_FILE).is_file()
+    healthy = _read(folder / HEALTHY_FILE, grid).astype(np.int16) if makes_one else None
 
     with _all_or_nothing() as undo:
         lesions = lesions or _own(ct, "lesions") or _add(ct, "vtkMRMLSegmentationNode", "lesions", undo)
@@ -95,11 +177,13 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
             lungs.GetDisplayNode().SetVisibility(False)
         _fill(lungs, ct, LUNGS, lung_labels, undo)
         _adopt(lungs, ct, "lungs", undo)
-        anomaly_node = None if score is None else _show_score(score, ct, undo)
+        anomaly_node = None if percent is None else _show_volume(percent, "anomaly map", ct, undo, _color)
+        healthy_node = None if healthy is None else _show_volume(healthy, "healthy", ct, undo, _like(ct))
         _update_surface(lesions, surface)
-        if score is not None:
-            _color(anomaly_node, score)
-    return Shown(lesions, lungs, anomaly_node)
+        for role, made in (("anomaly map", anomaly_node), ("healthy", healthy_node)):
+            if made is None:
+                _forget(ct, role, undo)
+    return Shown(lesions, lungs, anomaly_node, healthy_node)
 
 
 def _grid(ct: Node) -> Grid:
@@ -165,12 +249,16 @@ def _all_or_nothing() -> Iterator[ExitStack]:
         undo.pop_all()
 
 
+def _result(ct: Node, role: str) -> Node | None:
+    """The node that the CT's last result consists of, whatever its name is by now."""
+    node = ct.GetNodeReference(_RESULT_ROLE.format(role))
+    return node if node is not None and node.GetNodeReferenceID(_CT_ROLE) == ct.GetID() else None
+
+
 def _own(ct: Node, role: str) -> Node | None:
     """The node that an earlier run made for this CT, unless the user has made it theirs by renaming it."""
-    node = ct.GetNodeReference(_RESULT_ROLE.format(role))
-    if node is None or node.GetNodeReferenceID(_CT_ROLE) != ct.GetID():
-        return None
-    return node if node.GetName() == node.GetAttribute(_NAME_ATTRIBUTE) else None
+    node = _result(ct, role)
+    return node if node is not None and node.GetName() == node.GetAttribute(_NAME_ATTRIBUTE) else None
 
 
 def _add(ct: Node, class_name: str, role: str, undo: ExitStack) -> Node:
@@ -202,6 +290,13 @@ def _adopt(node: Node, ct: Node, role: str, undo: ExitStack) -> None:
         undo.callback(hierarchy.RemoveItem, item, False)
     undo.callback(hierarchy.SetItemParent, item, hierarchy.GetItemParent(item))
     hierarchy.SetItemParent(item, study)
+
+
+def _forget(ct: Node, role: str, undo: ExitStack) -> None:
+    """Of an earlier run, and no part of this result."""
+    reference = _RESULT_ROLE.format(role)
+    undo.callback(ct.SetNodeReferenceID, reference, ct.GetNodeReferenceID(reference))
+    ct.SetNodeReferenceID(reference, None)
 
 
 def _fill(node: Node, ct: Node, segments: tuple[Segment, ...], labels: np.ndarray, undo: ExitStack) -> None:
@@ -251,23 +346,37 @@ def _update_surface(node: Node, wanted: bool) -> None:
         node.CreateClosedSurfaceRepresentation()
 
 
-def _show_score(score: np.ndarray, ct: Node, undo: ExitStack) -> Node:
-    """The anomaly map (k, j, i) as a volume node on the CT's grid."""
-    node = _own(ct, "anomaly map") or _add(ct, "vtkMRMLScalarVolumeNode", "anomaly map", undo)
+def _percent(score: np.ndarray) -> np.ndarray:
+    """0..1 as 0..100, uint8."""
+    return np.rint(score * np.float32(100)).astype(np.uint8)
+
+
+def _show_volume(values: np.ndarray, role: str, ct: Node, undo: ExitStack, look: Callable[[Node], None]) -> Node:
+    """An array (k, j, i) as a volume node on the CT's grid.
+
+    Args:
+        look: sets its display node up, before there are values: with values, each change looks through them all.
+    """
+    node = _own(ct, role) or _add(ct, "vtkMRMLScalarVolumeNode", role, undo)
     undo.callback(node.SetAndObserveImageData, node.GetImageData())
     node.SetAndObserveImageData(vtk.vtkImageData())  # a new image: the undo step keeps the old one
+    look(node.GetScalarVolumeDisplayNode())
     node.CopyOrientation(ct)
-    slicer.util.updateVolumeFromArray(node, score)
-    _adopt(node, ct, "anomaly map", undo)
+    slicer.util.updateVolumeFromArray(node, values)
+    _adopt(node, ct, role, undo)
     return node
 
 
-def _color(node: Node, score: np.ndarray) -> None:
-    """Show an anomaly map as an overlay: transparent near 0, brightest at its maximum."""
-    top = float(score.max()) or 1.0
-    display = node.GetScalarVolumeDisplayNode()
+def _color(display: Node) -> None:
+    """Show an anomaly map as an overlay: transparent below 5 %, brightest at 100 %."""
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.AutoWindowLevelOff()
-    display.SetWindowLevelMinMax(0.0, top)
-    display.SetThreshold(0.05 * top, float(np.finfo(np.float32).max))
+    display.SetWindowLevelMinMax(0.0, 100.0)
+    display.SetThreshold(5.0, 255.0)
     display.SetApplyThreshold(True)
+
+
+def _like(ct: Node) -> Callable[[Node], None]:
+    """Show a volume as the CT is shown."""
+    its = ct.GetDisplayNode()
+    return lambda display: display.CopyContent(its) if its is not None else None

@@ -1,8 +1,8 @@
 """One run of a command: what it may say, and how it is cut short.
 
 SIGINT, SIGTERM and, if asked for, the end of standard input stop the process at once, wherever it computes: inside a
-library there is nobody to raise an exception to. What lies half-written is removed first; the last step, which puts
-results into their place, is never cut in two.
+library there is nobody to raise an exception to. What lies half-written is removed first; a step that puts results
+into their place is never cut in two.
 """
 
 from __future__ import annotations
@@ -54,9 +54,15 @@ class Session:
         self._cleanup = cleanup
 
     @contextlib.contextmanager
+    def undivided(self) -> Iterator[None]:
+        """What is done inside is done to its end before the process ends."""
+        with self._lock:
+            yield
+
+    @contextlib.contextmanager
     def last_step(self) -> Iterator[None]:
         """What is done inside is done to its end; after it, it is too late to cancel."""
-        with self._lock:
+        with self.undivided():
             yield
             self._over = True
 

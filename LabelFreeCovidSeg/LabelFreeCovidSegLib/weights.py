@@ -1,4 +1,4 @@
-"""The model store: weight files beside a manifest that describes and identifies them.
+"""Weights of the model store as tensors: read, put into a network, written.
 
 A file is read only after its SHA-256 agrees with the manifest, and only as safetensors: plain arrays. Nothing is ever
 unpickled.
@@ -6,13 +6,9 @@ unpickled.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,78 +16,39 @@ from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
-from LabelFreeCovidSegLib import resources
+from LabelFreeCovidSegLib import store as stores
 from LabelFreeCovidSegLib.errors import WeightsError
-
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the manifest says of one method's weights.
-
-    Attributes:
-        name: of the method.
-        files: file name -> SHA-256, one a network.
-        recipe: how it was trained: preset, iterations, precision, seeds.
-        scans: the training scans: name, collection, licence of each.
-        licence: of the weights.
-        licence_confirmed: whether a person has read the licence page of every collection in `scans`.
-        expects: what the input must be, for a reader.
-    """
-
-    name: str
-    version: str
-    files: dict[str, str]
-    recipe: dict[str, Any]
-    scans: list[dict[str, Any]]
-    licence: str
-    licence_confirmed: bool
-    citation: str
-    expects: str
-
-    @property
-    def label(self) -> str:
-        """How results name these weights."""
-        return f"{self.name} {self.version} ({', '.join(sha[:8] for sha in self.files.values())})"
-
-
-def folder() -> Path:
-    """Where the weights that ship lie."""
-    return resources.path("Models")
+from LabelFreeCovidSegLib.store import Entry, Stored
 
 
 def load(name: str, store: Path | None = None) -> tuple[Entry, list[dict[str, Tensor]]]:
     """The manifest's entry of a method, and the float32 tensors of each of its networks.
 
+    Args:
+        store: the folder of one store; without it, the user's goes before the one that ships.
+
     Raises:
         WeightsError: no such entry, a missing file, or one that is not what the manifest describes.
     """
-    store = store or folder()
-    manifest = read_manifest(store)
-    if name not in manifest:
-        raise WeightsError(f"{store / MANIFEST}: no weights for '{name}'. Install them into that folder.")
-    entry = manifest[name]
-    return entry, [_read(store / file, sha) for file, sha in entry.files.items()]
+    stored = stores.find(name) if store is None else _in(store, name)
+    if stored is None:
+        raise WeightsError(
+            f"{(store or stores.folder()) / stores.MANIFEST}: no weights for '{name}'. Install them: "
+            "labelfreecovidseg models install FILE."
+        )
+    return stored.entry, [_read(stored.folder / file, sha) for file, sha in stored.entry.files.items()]
 
 
-def read_manifest(store: Path) -> dict[str, Entry]:
-    """All entries by name; empty if the folder has no manifest."""
-    path = store / MANIFEST
-    if not path.is_file():
-        return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        return {row["name"]: Entry(**row) for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not a manifest of weights ({error}). Install the extension again.") from error
+def _in(store: Path, name: str) -> Stored | None:
+    entry = stores.read_manifest(store).get(name)
+    return None if entry is None else Stored(entry, store)
 
 
 def _read(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: this weight file is missing. Install the extension or the weights again.")
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    found = stores.sha256(data)
     if found != sha256:
         raise WeightsError(
             f"{path}: this is not the file that the manifest describes (SHA-256 {found[:12]}… instead of "
@@ -149,20 +106,8 @@ def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store:
             if not _is_counter(name)
         }
         data = write_safetensors(halved)
-        write_atomically(store / file, data)
-        files[file] = hashlib.sha256(data).hexdigest()
-    written = Entry(**{**asdict(entry), "files": files})
-    manifest = {**read_manifest(store), entry.name: written}
-    text = json.dumps({"weights": [asdict(row) for _, row in sorted(manifest.items())]}, indent=2, ensure_ascii=False)
-    write_atomically(store / MANIFEST, (text + "\n").encode())
+        stores.write_atomically(store / file, data)
+        files[file] = stores.sha256(data)
+    written = replace(entry, files=files)
+    stores.write_manifest(store, {**stores.read_manifest(store), entry.name: written})
     return written
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, whatever happens meanwhile."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from LabelFreeCovidSegLib import device, read, weights
+from LabelFreeCovidSegLib import device, read
 from LabelFreeCovidSegLib.evaluation import left_out, planted, planting
 from LabelFreeCovidSegLib.evaluation.left_out import PERFECT, VOTE
 from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.store import read_manifest, write_atomically
 from LabelFreeCovidSegLib.training import scanlist
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from look import BLUE, COLUMNS, GREEN, RED, write_sheet
@@ -42,7 +43,7 @@ def lungs_of(scan: Scan, name: str, choice: str, untouched: LungMask) -> LungMas
 def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Path) -> dict:
     """Everything about one scan, in plain JSON; pictures go to `out`."""
     model, compute = normnet.load(store), device.choose()
-    seeds = weights.read_manifest(store)["normnet"].recipe["seeds"]
+    seeds = read_manifest(store)["normnet"].recipe["seeds"]
     names = [f"seed {seed}" for seed in seeds]
     scan = read.read(listed.path)
     untouched = find_lungs(scan, "classical")
@@ -123,7 +124,7 @@ def main() -> None:
                 judge(store, listed[name], arguments.lungs, arguments.plantings, arguments.out)
                 for name in store.parent.name.split("+")
             ]
-            weights.write_atomically(path, json.dumps(judged, indent=1).encode())
+            write_atomically(path, json.dumps(judged, indent=1).encode())
         results += json.loads(path.read_text())
     print_tables(results)
 

@@ -148,13 +148,13 @@ def test_the_anomaly_map_lies_on_the_ct_and_is_transparent_where_nothing_is(ct, 
     np.testing.assert_array_equal(_ijk_to_ras(node), _ijk_to_ras(ct))
     consolidation = voxels(bridge.show(folder, ct).lesions, "consolidation", ct) > 0
     score = slicer.util.arrayFromVolume(node)
-    assert score.dtype == np.float32
-    np.testing.assert_array_equal(score > 0.5, consolidation)
+    assert score.dtype == np.uint8
+    np.testing.assert_array_equal(score > 50, consolidation)
     display = node.GetScalarVolumeDisplayNode()
     assert display.GetWindowLevelMin() == 0
-    assert display.GetWindowLevelMax() == pytest.approx(0.9, abs=1e-6)
+    assert display.GetWindowLevelMax() == 100
     assert display.GetApplyThreshold()
-    assert 0 < display.GetLowerThreshold() < 0.1
+    assert 0 < display.GetLowerThreshold() < 10
     assert display.GetColorNode().GetName() == "Iron"
 
 
@@ -378,3 +378,29 @@ def test_an_mrb_file_gives_back_the_scene_and_the_next_run_finds_its_nodes(scene
     again = bridge.show(folder, ct, anomaly=True)
     assert (again.lesions, again.lungs) == (lesions, lungs)
     assert again.anomaly is slicer.util.getNode("CT anomaly map")
+
+
+def test_the_result_of_a_ct_is_found_again_and_measured(ct, folder, patient):
+    assert bridge.shown(ct) is None
+    made = bridge.show(folder, ct)
+    found = bridge.shown(ct)
+    assert (found.lesions, found.lungs, found.anomaly) == (made.lesions, made.lungs, None)
+    voxel_ml = np.prod(ct.GetSpacing()) / 1000
+    numbers = {region.name: region for region in bridge.measure(found, ct).regions}
+    for name, segment in (("ground_glass_ml", "ground-glass-opacity"), ("consolidation_ml", "consolidation")):
+        assert getattr(numbers["both"], name) == pytest.approx(len(patient.centres(segment)) * voxel_ml)
+    for side in ("right", "left"):
+        assert numbers[side].lung_ml == pytest.approx(len(patient.centres(f"{side}-lung")) * voxel_ml, rel=0.01)
+
+
+def test_a_lesion_painted_outside_of_the_lungs_counts_for_both_but_for_no_side(ct, folder):
+    made = bridge.show(folder, ct)
+    before = {region.name: region for region in bridge.measure(made, ct).regions}
+    painted = slicer.util.arrayFromSegmentBinaryLabelmap(made.lesions, "consolidation", ct)
+    painted[0, 0, :10] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted, made.lesions, "consolidation", ct)
+    after = {region.name: region for region in bridge.measure(made, ct).regions}
+    more = 10 * np.prod(ct.GetSpacing()) / 1000
+    assert after["both"].consolidation_ml - before["both"].consolidation_ml == pytest.approx(more)
+    assert after["both"].lung_ml - before["both"].lung_ml == pytest.approx(more)
+    assert (after["right"], after["left"]) == (before["right"], before["left"])

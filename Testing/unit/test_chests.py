@@ -12,8 +12,9 @@ from scipy import ndimage
 SPACING = (6.0, 5.0, 5.0)
 SHAPE = (32, 40, 56)
 NEVER = replace(
-    illness.CHANCES, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, focal=0.0, effusion=0.0,
-    diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0, cavity=0.0,
+    illness.CHANCES, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
+    effusion=0.0, diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0,
+    cavity=0.0,
 )  # fmt: skip
 STILL = chests.Body(mirror=0.0, size=(1.0, 1.0), turn_degrees=(0.0, 0.0), elastic_mm=(0.0, 0.0), shift_mm=(0, 0, 0))
 
@@ -78,7 +79,9 @@ def test_nothing_happens_to_a_healthy_lung_that_breathes_deeply(chest, monkeypat
     np.testing.assert_array_equal(labels, chest.labels)
 
 
-@pytest.mark.parametrize("disease", ["denser", "emphysema", "ground_glass", "patches", "lobar", "focal", "effusion"])
+@pytest.mark.parametrize(
+    "disease", ["denser", "emphysema", "ground_glass", "patches", "lobar", "segmental", "focal", "effusion"]
+)
 def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest, monkeypatch, disease):
     for seed in range(5):
         hu, labels = ill(chest, monkeypatch, seed, **{disease: 1.0, "atelectasis": 1.0, "cavity": 1.0})
@@ -89,12 +92,24 @@ def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest
             np.testing.assert_array_equal(labels, chest.labels)
 
 
+@pytest.mark.parametrize("kind", ["lobar", "segmental"])
 @pytest.mark.parametrize("side", [1, 2])
-def test_a_consolidation_covers_the_share_drawn_and_is_as_dense_as_soft_tissue(chest, monkeypatch, side):
-    hu, _ = ill(chest, monkeypatch, lobar=1.0, lobar_share=(0.5, 0.5))
+def test_a_consolidation_covers_the_share_drawn_and_is_as_dense_as_soft_tissue(chest, monkeypatch, side, kind):
+    hu, _ = ill(chest, monkeypatch, **{kind: 1.0, f"{kind}_share": (0.5, 0.5)})
     inside = hu[chest.labels == side]
     assert np.mean(inside > -100) == pytest.approx(0.5, abs=0.12)
     assert 0 < np.percentile(inside, 99) < 100
+
+
+def test_a_consolidated_segment_lies_at_the_pleura(chest, monkeypatch):
+    for seed in range(5):
+        hu, _ = ill(chest, monkeypatch, seed, segmental=1.0, segmental_share=(0.1, 0.1))
+        for side in (1, 2):
+            lung = chest.labels == side
+            depth = ndimage.distance_transform_edt(lung, SPACING)
+            dense = lung & (hu > -100) & (chest.hu < -500)
+            assert depth[dense].min() <= max(SPACING)
+            assert np.argwhere(dense).std(0).mean() < 0.8 * np.argwhere(lung).std(0).mean()
 
 
 def test_a_consolidated_lung_has_no_dark_outline(chest, monkeypatch):
@@ -115,7 +130,7 @@ def test_bronchi_stay_dark_in_some_consolidations(chest, monkeypatch):
     open_, _ = ill(chest, monkeypatch, lobar=1.0, lobar_share=(1.0, 1.0), bronchogram=1.0)
     # Fully solid where the level lies; away from it, no air is left without bronchi.
     dark = [np.mean(hu[chest.labels > 0] < -150) for hu in (solid, open_)]
-    assert dark[0] + 0.005 < dark[1] < 0.35
+    assert dark[0] + 0.002 < dark[1] < 0.35
 
 
 def test_vessels_stay_brighter_than_the_consolidation_around_them(chest, monkeypatch):
@@ -297,6 +312,7 @@ def test_bowel_gas_keeps_clear_of_the_lungs_and_lies_over_its_fluid(chest, monke
 
 def test_contrast_brightens_tissue_between_the_lungs_only(chest, monkeypatch):
     monkeypatch.setattr(surroundings, "CONTRAST", 1.0)
+    monkeypatch.setattr(surroundings, "WASHED", 0.0)
     hu = chest.hu.copy()
     hu[15, 16, 12:18] = 50  # a vessel in the lung
     gained = [surroundings.enhance(hu, chest.labels, SPACING, np.random.default_rng(seed)) - hu for seed in range(12)]
@@ -306,6 +322,18 @@ def test_contrast_brightens_tissue_between_the_lungs_only(chest, monkeypatch):
     mean = np.mean(gained, axis=0)
     assert mean[12:19, 13:20, 20:23].max() > 30
     assert mean[12:19, 13:20, 20:23].mean() > 3 * mean[:, :2, :3].mean()
+
+
+def test_contrast_is_taken_away_between_the_lungs_only(chest, monkeypatch):
+    monkeypatch.setattr(surroundings, "CONTRAST", 0.0)
+    monkeypatch.setattr(surroundings, "WASHED", 1.0)
+    hu = chest.hu.copy()
+    hu[15, 16, 21], hu[15, 16, 12], hu[15, 1, 1] = 250, 250, 250  # between the lungs, in one, and far off
+    washed = surroundings.enhance(hu, chest.labels, SPACING, np.random.default_rng(0))
+    assert washed[15, 16, 21] < 100
+    np.testing.assert_array_equal(washed[chest.labels > 0], hu[chest.labels > 0])
+    assert washed[15, 1, 1] > 240
+    assert washed.max(initial=0) <= hu.max()
 
 
 def test_smooth_noise_has_unit_variance_and_no_steps():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib import store, weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import base, cyclegan
@@ -225,7 +225,7 @@ def test_lungs_wider_than_the_canvas_are_shrunk_and_never_cut():
 
 def test_weights_from_a_store_make_the_method(tmp_path, monkeypatch):
     monkeypatch.setitem(cyclegan.PRESETS, "tiny", TINY)
-    entry = weights.Entry("cyclegan", "1", {}, {"preset": "tiny"}, [], "CC BY-NC 4.0", False, "", "")
+    entry = store.Entry("cyclegan", "1", {}, {"preset": "tiny"}, [], "CC BY-NC 4.0", False, "", "")
     network = cyclegan.build(TINY)
     weights.store_entry(entry, {"a.safetensors": network.state_dict()}, tmp_path)
     model = cyclegan.load(tmp_path)

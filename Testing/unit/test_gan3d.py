@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib import store, weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import CancelledError
 from LabelFreeCovidSegLib.lungs import LungMask
@@ -162,7 +162,7 @@ def test_what_ships_is_small_and_what_is_published_is_not():
 @pytest.mark.parametrize("name", ["small", "small-gan"])
 def test_stored_weights_are_loaded_into_the_networks_of_their_preset(tmp_path, name):
     networks = gan3d.build(PRESETS[name])
-    entry = weights.Entry("gan3d", "1", {}, {"preset": name}, [], "none", False, "", "")
+    entry = store.Entry("gan3d", "1", {}, {"preset": name}, [], "none", False, "", "")
     weights.store_entry(entry, {"gan3d.safetensors": networks.state_dict()}, tmp_path)
     method = gan3d.load(tmp_path)
     assert method.preset.name == name

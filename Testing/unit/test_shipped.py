@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from LabelFreeCovidSegLib import device, lungs, phantom, weights
+from LabelFreeCovidSegLib import device, lungs, phantom, store, weights
 from LabelFreeCovidSegLib.evaluation import planted
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
@@ -19,7 +19,7 @@ def listed(monkeypatch):
 
 
 def test_they_were_trained_on_the_listed_scans_and_on_nothing_else(monkeypatch):
-    entry, _ = weights.load("normnet")
+    entry, _ = weights.load("normnet", store.folder())
     scans = listed(monkeypatch)
     assert {scan["name"] for scan in entry.scans} <= {scan.name for scan in scans}
     assert {scan["licence"] for scan in entry.scans} <= {"CC BY 3.0", "CC BY 4.0"}
@@ -27,13 +27,13 @@ def test_they_were_trained_on_the_listed_scans_and_on_nothing_else(monkeypatch):
 
 
 def test_the_manifest_says_what_a_user_has_to_know():
-    entry, states = weights.load("normnet")
+    entry, states = weights.load("normnet", store.folder())
     assert entry.recipe["preset"] == "small"
     assert {"iterations", "batch", "precision", "seeds"} <= set(entry.recipe)
     assert len(states) == len(entry.files) == len(entry.recipe["seeds"])
     assert entry.licence_confirmed is False
     assert entry.citation.startswith("Yao Q")
-    assert sum(path.stat().st_size for path in weights.folder().glob("*.safetensors")) < 13e6
+    assert sum(path.stat().st_size for path in store.folder().glob("*.safetensors")) < 13e6
 
 
 @pytest.fixture(scope="module")

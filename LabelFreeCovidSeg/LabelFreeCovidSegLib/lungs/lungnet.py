@@ -2,8 +2,8 @@
 
 Ours. Trained without an outline by hand: the classical finder's masks of near-healthy scans are the answer, and the
 same scans made ill by synthetic disease are the question (`training/chests.py`). The classical finder sees all lung
-that holds air; the network, at 2.5 mm, is shown that air together with the scan and completes it. Which lung, and the
-border at full resolution, follow from the air again. The classical finder's own idea of the whole lung checks it.
+that holds air and closes over what is small; the network, at 4 mm, is shown the scan and that air, and says where the
+rest of the lung is. What is thinner than its voxels stays as the classical finder has it, whose outline checks it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from torch import nn
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.lungs import classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
-from LabelFreeCovidSegLib.lungs.classical import AIR_BELOW_HU, Coarse
-from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance, opening
+from LabelFreeCovidSegLib.lungs.classical import Coarse
+from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, opening
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 
 NAME = "lungnet"
-SPACING_MM = (2.5, 2.5, 2.5)
-CHANNELS = (8, 16, 32, 48, 56, 56)
-"""Six levels: at the bottom a voxel is 80 mm wide, so that the answer can rest on the whole chest."""
+SPACING_MM = (4.0, 4.0, 4.0)
+CHANNELS = (12, 24, 48, 64, 64)
+"""Five levels: at the bottom a voxel is 64 mm wide, so that the answer can rest on the whole chest."""
 WINDOW_HU = (-1024.0, 276.0)
-AROUND_MM = 80.0
-"""Above and below the air of the lungs; a collapsed lobe is not higher than that."""
+AROUND_MM = 32.0
+"""So far above and below the air of both lungs there can be lung without any; no training scan shows more."""
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
-WIDE_AIRWAY_MM = 3.0
+SHELL_MM = 4.0
+"""Radius of the ball that a difference between the two finders must hold: what is thinner is the network's voxels."""
+BRONCHI_MM = 3.0
+"""What lies so near to air that is not lung is the wall of an airway."""
 TRUSTED_SHARE = 0.9
 """Of the air in the lungs, as the classical finder sees it; a network that finds less has not understood the scan."""
 AGREEMENT = 0.9
@@ -83,18 +86,17 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
     progress(0.5, "Finding the whole lungs")
     lungs = predict(network, coarse, scan.grid)
     progress(0.75, "Drawing the border at full resolution")
+    source, warnings = NAME, tuple[str, ...]()
     if covered(lungs, coarse) < TRUSTED_SHARE:
-        full = classical.refine(scan, coarse, coarse.lungs, coarse.air, coarse.gas)
-        warnings: tuple[str, ...] = (
+        lungs, source = coarse.lungs, "classical, instead of lungnet"
+        warnings = (
             "The network for lungs did not understand this scan, so the lungs were outlined by their air alone; "
             "consolidation at their border may be missing.",
         )
-        source = "classical, instead of lungnet"
     else:
-        dark = coarse.hu < AIR_BELOW_HU
-        gas = opening(dark & (lungs == 0), WIDE_AIRWAY_MM, coarse.spacing)
-        full = classical.refine(scan, coarse, lungs, dark & (lungs > 0), gas)
-        warnings, source = differences(lungs, coarse), "lungnet"
+        lungs = corrected(coarse, lungs)
+        warnings = differences(lungs, coarse)
+    full = classical.refine(scan, coarse, lungs, coarse.air & (lungs > 0), coarse.gas)
     progress(1.0, "Lungs found")
     return LungMask(full, source, warnings + plausibility.warnings(full, scan.grid))
 
@@ -142,6 +144,22 @@ def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing) -> np.n
         labels[(sizes < PIECE_SHARE * sizes.sum())[pieces] & (pieces > 0)] = 0
         labels[ndimage.binary_fill_holes(labels == side) & (labels == 0)] = side
     return labels
+
+
+def corrected(coarse: Coarse, answer: np.ndarray) -> np.ndarray:
+    """The classical outline with the airless lung that only the network sees, and without what only it does not.
+
+    Args:
+        answer: (k, j, i) uint8, the network's lungs on the blocks of `coarse`.
+    """
+    known, spacing = coarse.lungs > 0, coarse.spacing
+    more = (answer > 0) & ~known & ~dilation(coarse.gas, BRONCHI_MM, spacing)
+    less = (answer == 0) & known & ~coarse.air
+    lungs = coarse.lungs.copy()
+    lungs[opening(less, SHELL_MM, spacing)] = 0
+    added = opening(more, SHELL_MM, spacing)
+    lungs[added] = answer[added]
+    return lungs
 
 
 def covered(lungs: np.ndarray, coarse: Coarse) -> float:

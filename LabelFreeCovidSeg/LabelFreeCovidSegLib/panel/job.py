@@ -1,16 +1,18 @@
-"""One segmentation of one CT node: hand the volume over, run the child, show the result, clean up."""
+"""What the panel starts: one CT node handed over, computed by a child and shown; or a folder of scans."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
-from LabelFreeCovidSegLib.runner import Listener, Runner, segment_arguments
-from LabelFreeCovidSegLib.scene import Shown, show, write_volume
+from LabelFreeCovidSegLib.runner import Listener, Runner, batch_arguments, segment_arguments
+from LabelFreeCovidSegLib.scene import Shown, show, write_lungs, write_volume
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,23 @@ class Job:
 
     However it ends, its private folder is gone afterwards, and the scene has the whole result or none of it.
 
+    Args:
+        lesions: the segmentation node to fill, instead of the CT's own.
+        lungs: a segmentation node with the lungs, instead of finding them.
+
     Attributes:
         shown: the nodes of the result once the listener's `finished` is called; else None.
+        notes: what a reader of the result should look at, one sentence each.
     """
 
-    def __init__(self, runner: Runner, ct: Any, order: Order, lesions: Any = None) -> None:
+    def __init__(self, runner: Runner, ct: Any, order: Order, lesions: Any = None, lungs: Any = None) -> None:
         self.shown: Shown | None = None
+        self.notes: tuple[str, ...] = ()
+        self.ct = ct
         self._runner = runner
-        self._ct = ct
         self._order = order
         self._lesions = lesions
+        self._lungs = lungs
         self._folder: Path | None = None
 
     @property
@@ -49,7 +58,7 @@ class Job:
         """Hand the volume over and start the child; `listener` hears of the run and of its end.
 
         Raises:
-            ScanError, OutputError: the volume can't be handed over; nothing was started.
+            ScanError, LungError, OutputError: the volume or the lungs can't be handed over; nothing was started.
         """
         folder = self._folder = Path(tempfile.mkdtemp(prefix="LabelFreeCovidSeg-"))
         ct_file, result = folder / "ct.nrrd", folder / "result"
@@ -63,9 +72,13 @@ class Job:
             listener.cancelled()
 
         try:
-            write_volume(self._ct, ct_file)
+            write_volume(self.ct, ct_file)
+            lungs_file = None
+            if self._lungs is not None:
+                lungs_file = folder / "lungs.nrrd"
+                write_lungs(self._lungs, self.ct, lungs_file)
             self._runner.start(
-                segment_arguments(ct_file, result, self._order.method, self._order.device),
+                segment_arguments(ct_file, result, self._order.method, self._order.device, lungs_file),
                 folder,
                 replace(listener, finished=lambda: self._finish(result, listener), failed=fail, cancelled=cancel),
             )
@@ -87,11 +100,65 @@ class Job:
 
     def _finish(self, result: Path, listener: Listener) -> None:
         order = self._order
+        listener.results()
         try:
-            self.shown = show(result, self._ct, self._lesions, anomaly=order.anomaly, surface=order.surface)
+            self.shown = show(result, self.ct, self._lesions, anomaly=order.anomaly, surface=order.surface)
         except LabelFreeCovidSegError as error:
             self.close()
             listener.failed(str(error))
         else:
+            self.notes = _notes(result)
             self.close()
             listener.finished()
+
+
+def _notes(result: Path) -> tuple[str, ...]:
+    """The warnings that were written beside the numbers."""
+    path = result / "measurements.json"
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["warnings"]) if path.is_file() else ()
+
+
+class Batch:
+    """A batch that is under way or over. Its results are files, so the scene knows nothing of it."""
+
+    def __init__(self, runner: Runner, scans: Path, out: Path) -> None:
+        self._runner = runner
+        self._scans = scans
+        self._out = out
+        self._folder: Path | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its listener has still to hear of the end."""
+        return self._folder is not None
+
+    def start(self, listener: Listener, method: str, device: str) -> None:
+        """Start the child; `listener` hears of the scans and of the end."""
+        self._folder = Path(tempfile.mkdtemp(prefix="LabelFreeCovidSeg-"))
+
+        def end(tell: Callable[..., None]) -> Callable[..., None]:
+            def close_and_tell(*message: str) -> None:
+                self.close()
+                tell(*message)
+
+            return close_and_tell
+
+        listener = replace(
+            listener,
+            finished=end(listener.finished),
+            failed=end(listener.failed),
+            cancelled=end(listener.cancelled),
+        )
+        arguments = batch_arguments(self._scans.absolute(), self._out.absolute(), method, device)
+        self._runner.start(arguments, self._folder, listener)
+
+    def stop(self) -> None:
+        """End the batch; the listener's `cancelled` follows."""
+        self._runner.stop()
+
+    def close(self) -> None:
+        """End the batch if it is still going on. Safe to call at any time."""
+        self._runner.stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None

@@ -126,14 +126,14 @@ def _fit(arguments: argparse.Namespace, progress: Progress) -> str:
 
 
 def _export(arguments: argparse.Namespace, progress: Progress) -> str:
-    from LabelFreeCovidSegLib import weights
+    from LabelFreeCovidSegLib import store
     from LabelFreeCovidSegLib.training import runs
 
-    store = arguments.out or weights.folder()
-    entry = runs.export(arguments.runs, arguments.cache, store, arguments.version, progress)
+    folder = arguments.out or store.folder()
+    entry = runs.export(arguments.runs, arguments.cache, folder, arguments.version, progress)
     error = entry.recipe.get("calibration_error")
     calibrated = f" Expected calibration error {error['before']}, calibrated {error['after']}." if error else ""
-    return f"{store}: {entry.label}.{calibrated}"
+    return f"{folder}: {entry.label}.{calibrated}"
 
 
 def _leave_one_out(arguments: argparse.Namespace, progress: Progress) -> str:

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.store import write_atomically
 from LabelFreeCovidSegLib.training.log import CurveLog
-from LabelFreeCovidSegLib.weights import write_atomically
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"

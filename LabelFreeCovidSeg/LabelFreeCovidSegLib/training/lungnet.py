@@ -26,13 +26,13 @@ from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan, refuse_pat
 
 @dataclass(frozen=True)
 class Preset:
-    """How the network is trained; `crop` in voxels (k, j, i) of 2.5 mm holds most of a chest."""
+    """How the network is trained; `crop` in voxels (k, j, i) of 4 mm holds most of a chest."""
 
     name: str = "whole"
     spacing_mm: Spacing = lungnet.SPACING_MM
-    crop: tuple[int, int, int] = (96, 96, 128)
-    batch: int = 2
-    iterations: int = 1200
+    crop: tuple[int, int, int] = (64, 64, 80)
+    batch: int = 4
+    iterations: int = 4000
     learning_rate: float = 3e-3
     cooldown: float = 0.8
 

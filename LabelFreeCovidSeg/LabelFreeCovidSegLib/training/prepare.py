@@ -17,10 +17,10 @@ import numpy as np
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.store import write_atomically
 from LabelFreeCovidSegLib.training import recipes
 from LabelFreeCovidSegLib.training.recipes import Arrays, Preset
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
-from LabelFreeCovidSegLib.weights import write_atomically
 
 INDEX = "cache.json"
 

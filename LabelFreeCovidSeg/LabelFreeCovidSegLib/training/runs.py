@@ -14,6 +14,7 @@ from torch import Tensor
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.store import Entry
 from LabelFreeCovidSegLib.training import loop, recipes
 from LabelFreeCovidSegLib.training.prepare import Cache, CachedScan, open_cache
 
@@ -122,7 +123,7 @@ def train(
 
 def export(
     folders: Sequence[Path], cache_folder: Path, store: Path, version: str, progress: Progress = silent
-) -> weights.Entry:
+) -> Entry:
     """Put the networks of runs that differ in their seed alone into a model store, to vote.
 
     Raises:
@@ -147,7 +148,7 @@ def export(
     measured = module.calibrate(preset, list(states.values()), judge, progress) if judge else {}
     shared = {key: value for key, value in recipe.items() if key not in ("seed", "scans", "method")}
     scans = [scan for scan in cache.scans if scan.name in recipe["scans"]]
-    entry = weights.Entry(
+    entry = Entry(
         name=method,
         version=version,
         files={},

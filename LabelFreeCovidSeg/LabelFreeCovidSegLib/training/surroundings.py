@@ -30,7 +30,9 @@ TRUNK_MM: Span = (4.0, 60.0)
 TABLE, ARMS = 0.6, 0.3
 """Probabilities: of a table in the field of view, of arms beside the body (patients who cannot raise them)."""
 STOMACH, COLON = 0.5, 0.4
-CONTRAST = 0.5
+CONTRAST, WASHED = 0.4, 0.3
+"""Probabilities: that blood is made brighter, and that its contrast agent is taken away."""
+PLAIN_BLOOD_HU = 45.0
 CONTRAST_HU: Span = (30.0, 250.0)
 BLOOD_HU: Span = (0.0, 120.0)
 DOME_MM = 80.0
@@ -117,8 +119,12 @@ def _lay_arm(room: np.ndarray, k: np.ndarray, j: np.ndarray, i: np.ndarray, rng:
 
 
 def enhance(hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator) -> np.ndarray:
-    """Contrast agent in heart and great vessels: soft tissue between the lungs brightened, in smooth patches."""
-    if rng.random() >= CONTRAST:
+    """Contrast agent in heart and great vessels: soft tissue between the lungs brightened, in smooth patches.
+
+    Or none any more: most scans to learn from were taken with it, and an aorta without it is no lung either.
+    """
+    drawn = rng.random()
+    if drawn >= CONTRAST + WASHED:
         return hu
     step = max(round(COARSE_MM / min(spacing_mm)), 1)
     sides = [
@@ -127,10 +133,12 @@ def enhance(hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.ran
         )
         for side in (1, 2)
     ]
-    between = widen(np.clip(np.sqrt(sides[0] * sides[1]) / 0.2, 0, 1), hu.shape, step)
+    between = widen(np.clip(np.sqrt(sides[0] * sides[1]) / 0.2, 0, 1), hu.shape, step) * (labels == 0)
+    if drawn >= CONTRAST:
+        return (hu - between * np.maximum(hu - PLAIN_BLOOD_HU, 0)).astype(np.float32)
     chambers = sigmoid(4 * smooth_noise(hu.shape, spacing_mm, 35.0, rng) + rng.uniform(-2, 3))
     low, high = BLOOD_HU
-    blood = sigmoid((hu - low - 20) / 6) * sigmoid((high - hu) / 6) * (labels == 0)
+    blood = sigmoid((hu - low - 20) / 6) * sigmoid((high - hu) / 6)
     return (hu + np.float32(rng.uniform(*CONTRAST_HU)) * between * chambers * blood).astype(np.float32)
 
 

@@ -1,0 +1,101 @@
+"""The whole way with the program itself and the weights that ship: a CT node in, segments in the scene."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from LabelFreeCovidSegLib import phantom
+from LabelFreeCovidSegLib.scene import shown
+from PySide6.QtCore import QTimer
+
+# Oblique and, through its third column, left-handed.
+DIRECTION = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, -1.0]])
+
+
+def load(image: sitk.Image, path: Path, class_name: str) -> Any:
+    """A volume node of `image`, turned, as Slicer loads it from a file."""
+    turned = sitk.Flip(image, (False, False, True))
+    turned.SetDirection(DIRECTION.ravel())
+    turned.SetOrigin(image.TransformIndexToPhysicalPoint((0, 0, image.GetSize()[2] - 1)))
+    sitk.WriteImage(turned, str(path))
+    node = slicer.mrmlScene.AddNewNodeByClass(class_name, path.stem)
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.ReadData(node)
+    return node
+
+
+def test_the_phantoms_lesions_are_outlined_in_the_scene(module, scene, tmp_path, temporary):
+    patient = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
+    ct = load(patient.image(), tmp_path / "ct.nrrd", "vtkMRMLScalarVolumeNode")
+    truth = load(patient.scan.native_image(patient.lesions), tmp_path / "truth.nrrd", "vtkMRMLLabelMapVolumeNode")
+
+    lesions = module.LabelFreeCovidSegLogic().process(ct, device="cpu")
+
+    found = np.maximum(
+        *(
+            slicer.util.arrayFromSegmentBinaryLabelmap(lesions, segment_id, ct)
+            for segment_id in ("ground-glass-opacity", "consolidation")
+        )
+    )
+    planted = slicer.util.arrayFromVolume(truth) > 0
+    dice = 2 * np.count_nonzero(found[planted]) / (np.count_nonzero(found) + np.count_nonzero(planted))
+    assert dice >= 0.5
+    assert not list(temporary.iterdir())
+
+
+def test_a_first_use(panel, scene, tmp_path, temporary):
+    patient = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
+    ct = load(patient.image(), tmp_path / "ct.nrrd", "vtkMRMLScalarVolumeNode")
+    panel.widget.enter()
+    panel.deviceComboBox.activated.emit(1)
+
+    phases, beats = [], []
+    heart = QTimer()
+    heart.timeout.connect(lambda: (beats.append(1), phases.append(panel.statusLabel.text().partition(",")[0])))
+    heart.start(20)
+    panel.click("segmentButton")
+    panel.wait_for_the_end()
+    heart.stop()
+    assert {"Reading the scan", "Finding the lungs", "Finding lesions", "Measuring"} <= set(phases)
+    assert len(beats) > 50  # other events had their turn all the time
+
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "LabelFreeCovidSegLib", "segment", str(tmp_path / "ct.nrrd"), "-o", str(out)]
+    subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
+    written = load_labels(out / "lesions.nii.gz")
+    result = shown(ct)
+    for label, segment in enumerate(("ground-glass-opacity", "consolidation"), 1):
+        mine = slicer.util.arrayFromSegmentBinaryLabelmap(result.lesions, segment, ct)
+        np.testing.assert_array_equal(mine > 0, slicer.util.arrayFromVolume(written) == label)
+
+    before = panel.measurementsTable.item(1, 0).text()
+    painted = slicer.util.arrayFromSegmentBinaryLabelmap(result.lesions, "ground-glass-opacity", ct)
+    painted[40:60, 40:60, 40:60] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted, result.lesions, "ground-glass-opacity", ct)
+    panel.wait(lambda: panel.measurementsTable.item(1, 0).text() != before)
+    numbers = [panel.measurementsTable.item(row, column).text() for row in range(5) for column in range(3)]
+
+    file = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(file), None)
+    scene.Clear(False)
+    assert scene.ReadFromMRB(str(file), True)
+    assert panel.deviceComboBox.currentText() == "Processor"
+    assert numbers == [panel.measurementsTable.item(row, column).text() for row in range(5) for column in range(3)]
+    assert panel.segmentsTable.rowCount() == 2
+    assert not list(temporary.iterdir())
+
+
+def load_labels(path: Path) -> Any:
+    """A label file as Slicer's own reader loads it, so that its slices lie as the CT's do."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "written")
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.ReadData(node)
+    return node

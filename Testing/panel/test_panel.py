@@ -1,0 +1,300 @@
+"""What a radiologist does, with a mouse: choose, click, watch, correct, save.
+
+The child is a stand-in script here, so that each of its ways to end can be had; `test_end_to_end.py` goes the whole way
+with the program itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+from LabelFreeCovidSegLib.scene import shown
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QApplication, QWidget
+
+SUCCEED = """
+from mrml import results
+say(fraction=0.5, phase="Finding lesions", seconds_left=40.0)
+print("a library's chatter", flush=True)
+results(ct, out)
+say(done={"folder": str(out), "files": {}})
+"""
+HANG = """
+say(fraction=0.5, phase="Finding lesions", seconds_left=None)
+threading.Event().wait()
+"""
+# The child is behind a launcher, as in Slicer: it writes its number where the test finds it, and waits.
+LAUNCHED = """
+import subprocess
+code = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); sys.stdin.read()"
+worker = subprocess.Popen([sys.executable, "-c", code, str(Path({number!r}))])
+say(fraction=0.5, phase="Finding lesions", seconds_left=None)
+worker.wait()
+"""
+ENDS = {
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "memory ran out"),
+    "out of memory": (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); bytearray(1 << 34)",
+        "MemoryError",
+    ),
+    "disk full": (
+        'import errno; say(error={"kind": "OutputError", "message": "out: no room left on the disk. Make room."})\n'
+        "sys.exit(1)",
+        "no room left on the disk",
+    ),
+    "crash": ("import nothing_like_it", "No module named 'nothing_like_it'"),
+    "false success": (
+        'say(done={"folder": str(out), "files": {}})',
+        "lesions.nii.gz: this file of the result is missing",
+    ),
+}
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in children end by POSIX signals")
+
+
+@pytest.fixture
+def ct(scene, patient):
+    return patient.load()
+
+
+@pytest.fixture
+def open_panel(ct, panel):
+    """The panel with the CT chosen: the first one of the scene is offered."""
+    panel.widget.enter()
+    assert panel.inputVolumeSelector.currentNode() is ct
+    return panel
+
+
+def cell(panel, row, column):
+    return float(panel.measurementsTable.item(row, column).text())
+
+
+def alive(number):
+    """Whether a process still runs; one that has ended and was not asked about yet does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_panel_without_a_ct_says_what_it_needs(panel):
+    assert not panel.segmentButton.isEnabled()
+    assert panel.segmentButton.toolTip() == "Select a chest CT first."
+    for section in ("result", "review", "measurements"):
+        assert not getattr(panel, f"{section}CollapsibleButton").isEnabled()
+
+
+def test_a_click_shows_lesions_and_numbers(open_panel, ct, child, temporary):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    assert open_panel.segmentButton.text() == "Cancel"
+    assert open_panel.progressBar.isVisible()
+    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
+    open_panel.wait_for_the_end()
+    assert open_panel.statusLabel.text().startswith("Done in")
+    assert "a library's chatter" in open_panel.logText.toPlainText()
+    assert not open_panel.progressBar.isVisible()
+    assert open_panel.segmentEditor.nodes["segmentation"] is shown(ct).lesions
+    assert open_panel.segmentsTable.rowCount() == 2
+    volume = 4 / 3 * np.pi / 1000 * np.array([5.0**3, 4.0**3])
+    np.testing.assert_allclose([cell(open_panel, row, 0) for row in (1, 2)], volume, rtol=0.3)
+    assert cell(open_panel, 3, 0) == pytest.approx(cell(open_panel, 1, 0) + cell(open_panel, 2, 0), abs=0.11)
+    assert not list(temporary.iterdir())
+
+
+def test_the_time_of_a_run_is_expected_of_the_next_one(open_panel, child):
+    child(SUCCEED)
+    assert "on 2 processor cores" in open_panel.cardLabel.text()
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    assert "as fast as the last run here" in open_panel.cardLabel.text()
+
+
+def test_a_double_click_starts_one_run(open_panel, child, temporary):
+    child(HANG)
+    QTest.mouseDClick(open_panel.segmentButton, Qt.MouseButton.LeftButton)
+    open_panel.click("segmentButton")
+    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
+    assert open_panel.segmentButton.text() == "Cancel"
+    assert len(list(temporary.iterdir())) == 1
+
+
+def test_cancelling_ends_the_child_and_leaves_the_scene_as_it_was(open_panel, scene, child, temporary):
+    child(HANG)
+    nodes = scene.GetNumberOfNodes()
+    open_panel.click("segmentButton")
+    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
+    open_panel.wait(lambda: not open_panel.widget.sections[1]._settling.active)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    assert open_panel.statusLabel.text() == "Cancelled. The scene is as it was."
+    assert scene.GetNumberOfNodes() == nodes
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(("code", "message"), ENDS.values(), ids=ENDS)
+def test_every_bad_end_is_one_message_and_the_button_comes_back(open_panel, scene, child, temporary, code, message):
+    child(code)
+    nodes = scene.GetNumberOfNodes()
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    assert message in open_panel.statusLabel.text()
+    assert open_panel.segmentButton.isEnabled()
+    assert not open_panel.progressBar.isVisible()
+    assert scene.GetNumberOfNodes() == nodes
+    assert not list(temporary.iterdir())
+
+
+def test_a_killed_launcher_takes_its_child_with_it(open_panel, child, temporary, tmp_path):
+    number = tmp_path / "number"
+    child(LAUNCHED.format(number=str(number)))
+    open_panel.click("segmentButton")
+    open_panel.wait(lambda: number.exists() and number.read_text() != "")
+    worker = int(number.read_text())
+    launcher = open_panel.widget.logic._job._runner._process.processId()
+    os.kill(launcher, 9)
+    open_panel.wait_for_the_end()
+    open_panel.wait(lambda: not alive(worker), seconds=10)
+    assert "memory ran out" in open_panel.statusLabel.text()
+    assert not list(temporary.iterdir())
+
+
+def test_a_ct_that_is_deleted_ends_its_run(open_panel, scene, ct, child, temporary):
+    child(HANG)
+    open_panel.click("segmentButton")
+    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
+    scene.RemoveNode(ct)
+    open_panel.wait(lambda: not open_panel.widget.logic.isBusy())
+    assert not open_panel.segmentButton.isEnabled()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+    assert not list(temporary.iterdir())
+
+
+def test_a_scene_that_is_closed_ends_the_run(open_panel, scene, child, temporary):
+    child(HANG)
+    open_panel.click("segmentButton")
+    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
+    scene.Clear(False)
+    open_panel.wait(lambda: not open_panel.widget.logic.isBusy())
+    assert not open_panel.segmentButton.isEnabled()
+    assert not list(temporary.iterdir())
+
+
+def test_given_lungs_go_to_the_child(open_panel, scene, ct, child, tmp_path):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    lungs = shown(ct).lungs
+    child(f"import shutil; shutil.copy(ct.parent / 'lungs.nrrd', {str(tmp_path / 'seen.nrrd')!r})\n{SUCCEED}")
+    open_panel.parameters.givenLungs = lungs
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    import SimpleITK as sitk
+
+    seen = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "seen.nrrd")))
+    for label, segment in enumerate(("right-lung", "left-lung"), 1):
+        np.testing.assert_array_equal(seen == label, slicer.util.arrayFromSegmentBinaryLabelmap(lungs, segment, ct) > 0)
+
+
+def test_the_table_follows_a_stroke(open_panel, ct, child):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    before, lesions = cell(open_panel, 2, 0), shown(ct).lesions
+    painted = slicer.util.arrayFromSegmentBinaryLabelmap(lesions, "consolidation", ct)
+    painted[:, :5, :5] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted, lesions, "consolidation", ct)
+    assert cell(open_panel, 2, 0) == before
+    open_panel.wait(lambda: cell(open_panel, 2, 0) != before)
+    voxel_ml = np.prod(ct.GetSpacing()) / 1000
+    assert cell(open_panel, 2, 0) == pytest.approx(painted.sum() * voxel_ml, abs=0.06)
+
+
+def test_a_saved_scene_comes_back_with_panel_and_result(open_panel, scene, child, tmp_path):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    open_panel.parameters.device = "cpu"
+    open_panel.parameters.lesionOpacity = 0.25
+    numbers = [open_panel.measurementsTable.item(row, 0).text() for row in range(5)]
+    file = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(file))
+    scene.Clear(False)
+    assert not open_panel.segmentButton.isEnabled()
+    assert open_panel.measurementsTable.columnCount() == 0
+    assert scene.ReadFromMRB(str(file))
+    QApplication.processEvents()
+    assert open_panel.deviceComboBox.currentText() == "Processor"
+    assert open_panel.lesionOpacitySlider.property("value") == 0.25
+    assert [open_panel.measurementsTable.item(row, 0).text() for row in range(5)] == numbers
+    assert open_panel.segmentsTable.rowCount() == 2
+
+
+def test_an_overlay_lies_over_the_ct_as_strongly_as_the_slider_says(open_panel, scene, ct, child):
+    composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    assert composite.GetForegroundVolumeID() is None
+    open_panel.overlayComboBox.setCurrentIndex(1)
+    open_panel.overlayComboBox.activated.emit(1)
+    open_panel.overlayOpacitySlider.setProperty("value", 0.8)
+    assert composite.GetForegroundVolumeID() == shown(ct).anomaly.GetID()
+    assert composite.GetForegroundOpacity() == pytest.approx(0.8)
+    open_panel.overlayComboBox.activated.emit(0)
+    assert composite.GetForegroundVolumeID() is None
+
+
+def test_surfaces_are_made_when_they_are_wanted(open_panel, ct, child):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    lesions = shown(ct).lesions
+    assert not lesions.GetSegmentation().ContainsRepresentation("Closed surface")
+    QTest.mouseClick(open_panel.surfaceCheckBox, Qt.MouseButton.LeftButton, pos=QPoint(8, 8))
+    assert lesions.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert lesions.GetDisplayNode().GetVisibility3D()
+
+
+INTERACTIVE = ("QComboBox", "QPushButton", "QCheckBox", "QTableWidget", "QPlainTextEdit", "qMRMLNodeComboBox",
+               "ctkSliderWidget", "ctkPathLineEdit", "qMRMLSegmentsTableView", "ctkCollapsibleButton")  # fmt: skip
+
+
+def test_every_widget_has_a_tooltip_and_can_be_reached_by_keyboard(panel):
+    widgets = [w for w in panel.window.findChildren(QWidget) if type(w).__name__ in INTERACTIVE and w.objectName()]
+    named = [w for w in widgets if not w.objectName().startswith("qt_")]
+    assert len(named) > 20
+    assert [w.objectName() for w in named if not w.toolTip()] == []
+    reachable = [
+        w for w in named
+        if any(c.focusPolicy() & Qt.FocusPolicy.TabFocus for c in [w, *w.findChildren(QWidget)])
+    ]  # fmt: skip
+    assert reachable == named
+
+
+def test_no_text_is_cut_at_400_pixels(open_panel, child):
+    child(SUCCEED)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    for button in open_panel.window.findChildren(QWidget):
+        if button.isVisible() and type(button).__name__ in ("QPushButton", "QCheckBox", "QLabel", "QComboBox"):
+            words = button.property("text") or button.property("currentText") or ""
+            if not getattr(button, "wordWrap", lambda: False)():
+                assert button.fontMetrics().horizontalAdvance(words) <= button.width(), words
+    assert open_panel.window.width() == 400
+
+
+def test_the_models_are_listed_and_a_file_that_is_none_is_explained(panel, tmp_path):
+    panel.modelsCollapsibleButton.setProperty("collapsed", False)
+    assert panel.modelsTable.item(0, 1).text() == "verified"
+    wrong = tmp_path / "holiday.zip"
+    wrong.write_bytes(b"no zip")
+    panel.widget.sections[5].install(str(wrong))
+    assert "holiday.zip" in panel.modelsStatus.text()
