@@ -20,4 +20,4 @@ fi
 xvfb-run -a "$slicer/Slicer" --no-splash --testing --additional-module-paths "$PWD/LabelFreeCovidSeg" \
 	--python-code "slicer.util.exit(0 if slicer.modules.labelfreecovidseg.createNewWidgetRepresentation() else 1)"
 xvfb-run -a "$slicer/Slicer" --no-splash --testing --additional-module-paths "$PWD/LabelFreeCovidSeg" \
-	--python-script Testing/slicer/run_test.py
+	--python-script Testing/slicer/in_slicer.py
