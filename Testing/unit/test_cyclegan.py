@@ -8,7 +8,7 @@ import torch
 from LabelFreeCovidSegLib import store, weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods import base, cyclegan
+from LabelFreeCovidSegLib.methods import cyclegan
 from LabelFreeCovidSegLib.methods.cyclegan import CycleGAN, Outlining, Preset
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.progress import silent
@@ -232,4 +232,3 @@ def test_weights_from_a_store_make_the_method(tmp_path, monkeypatch):
     assert model.weights.startswith("cyclegan 1 (")
     assert not model.generator.training
     torch.testing.assert_close(model.generator.state_dict(), network.state_dict(), atol=1e-3, rtol=1e-2)
-    assert base.card("cyclegan") is cyclegan.CARD
