@@ -15,14 +15,15 @@ class QProcessRunner:
     """A `runner.Runner` on Qt: the listener is called from the event loop, so the window stays alive."""
 
     def __init__(self) -> None:
-        self._process: Any = None
+        self._process: Any = None  # kept after its end: it may not be deleted in its own signal
+        self._running = False
         self._stopped = False
 
     def start(self, arguments: Sequence[str], folder: Path, listener: Listener) -> None:
         """See `Runner`. Raises `RuntimeError` if a run is still going on."""
-        if self._process is not None:
+        if self._running:
             raise RuntimeError("A run is still going on. Wait for it or stop it first.")
-        self._stopped = False
+        self._running, self._stopped = True, False
         conversation = Conversation(listener)
         process = self._process = qt.QProcess()
         variables = qt.QProcessEnvironment.systemEnvironment()
@@ -39,7 +40,7 @@ class QProcessRunner:
 
     def stop(self) -> None:
         """See `Runner`. The interpreter behind Slicer's launcher ends when its standard input closes."""
-        if self._process is not None:
+        if self._running:
             self._stopped = True
             self._process.closeWriteChannel()
             self._process.kill()
@@ -52,11 +53,11 @@ class QProcessRunner:
 
     def _end(self, process: Any, conversation: Conversation, exit_code: int) -> None:
         self._listen(process, conversation)
-        self._process = None
+        self._running = False
         conversation.end(exit_code, self._stopped)
 
     def _fail(self, error: int, listener: Listener) -> None:
         """Qt says `finished` after every error but this one."""
         if error == qt.QProcess.FailedToStart:
-            self._process = None
+            self._running = False
             listener.failed("Slicer's Python can't be started. Free some memory and try again, or reinstall Slicer.")
