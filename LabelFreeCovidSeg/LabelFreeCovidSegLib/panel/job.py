@@ -25,7 +25,36 @@ class Order:
     surface: bool = False
 
 
-class Job:
+class Work:
+    """A child process that is under way or over, with a private folder that is gone however it ends."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._folder: Path | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its listener has still to hear of the end."""
+        return self._folder is not None
+
+    def stop(self) -> None:
+        """End the child; the listener's `cancelled` follows."""
+        self._runner.stop()
+
+    def close(self) -> None:
+        """End the child if it still runs and remove its folder. Safe to call at any time."""
+        self._runner.stop()
+        if self._folder is not None:
+            # Best effort: a virus scanner may hold a file open for a moment on Windows.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _open(self) -> Path:
+        self._folder = Path(tempfile.mkdtemp(prefix="LabelFreeCovidSeg-"))
+        return self._folder
+
+
+class Job(Work):
     """A run that is under way or over.
 
     However it ends, its private folder is gone afterwards, and the scene has the whole result or none of it.
@@ -40,19 +69,13 @@ class Job:
     """
 
     def __init__(self, runner: Runner, ct: Any, order: Order, lesions: Any = None, lungs: Any = None) -> None:
+        super().__init__(runner)
         self.shown: Shown | None = None
         self.notes: tuple[str, ...] = ()
         self.ct = ct
-        self._runner = runner
         self._order = order
         self._lesions = lesions
         self._lungs = lungs
-        self._folder: Path | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether its listener has still to hear of the end."""
-        return self._folder is not None
 
     def start(self, listener: Listener) -> None:
         """Hand the volume over and start the child; `listener` hears of the run and of its end.
@@ -60,7 +83,7 @@ class Job:
         Raises:
             ScanError, LungError, OutputError: the volume or the lungs can't be handed over; nothing was started.
         """
-        folder = self._folder = Path(tempfile.mkdtemp(prefix="LabelFreeCovidSeg-"))
+        folder = self._open()
         ct_file, result = folder / "ct.nrrd", folder / "result"
 
         def fail(message: str) -> None:
@@ -86,18 +109,6 @@ class Job:
             self.close()
             raise
 
-    def stop(self) -> None:
-        """End the run; the listener's `cancelled` follows."""
-        self._runner.stop()
-
-    def close(self) -> None:
-        """End the run if it is still going on and remove its folder. Safe to call at any time."""
-        self._runner.stop()
-        if self._folder is not None:
-            # Best effort: a virus scanner may hold a file open for a moment on Windows.
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
     def _finish(self, result: Path, listener: Listener) -> None:
         order = self._order
         listener.results()
@@ -118,23 +129,16 @@ def _notes(result: Path) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text(encoding="utf-8"))["warnings"]) if path.is_file() else ()
 
 
-class Batch:
+class Batch(Work):
     """A batch that is under way or over. Its results are files, so the scene knows nothing of it."""
 
     def __init__(self, runner: Runner, scans: Path, out: Path) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._scans = scans
         self._out = out
-        self._folder: Path | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether its listener has still to hear of the end."""
-        return self._folder is not None
 
     def start(self, listener: Listener, method: str, device: str) -> None:
         """Start the child; `listener` hears of the scans and of the end."""
-        self._folder = Path(tempfile.mkdtemp(prefix="LabelFreeCovidSeg-"))
 
         def end(tell: Callable[..., None]) -> Callable[..., None]:
             def close_and_tell(*message: str) -> None:
@@ -150,15 +154,8 @@ class Batch:
             cancelled=end(listener.cancelled),
         )
         arguments = batch_arguments(self._scans.absolute(), self._out.absolute(), method, device)
-        self._runner.start(arguments, self._folder, listener)
-
-    def stop(self) -> None:
-        """End the batch; the listener's `cancelled` follows."""
-        self._runner.stop()
-
-    def close(self) -> None:
-        """End the batch if it is still going on. Safe to call at any time."""
-        self._runner.stop()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        try:
+            self._runner.start(arguments, self._open(), listener)
+        except BaseException:
+            self.close()
+            raise
