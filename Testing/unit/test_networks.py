@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from LabelFreeCovidSegLib.networks.conv3d import Conv3d
 from LabelFreeCovidSegLib.networks.res_unet import PAPER_CHANNELS, ResUNet
 
 
@@ -52,3 +53,17 @@ def test_the_output_has_two_channels_at_the_resolution_of_the_input():
 def test_an_extent_that_does_not_halve_four_times_is_refused():
     with pytest.raises(ValueError, match="divisible by 16"):
         ResUNet((2, 2, 2, 2, 2))(torch.zeros(1, 1, 32, 40, 64))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_in_bfloat16_the_gradient_of_a_convolution_is_that_of_float32_whatever_lay_in_memory(depth):
+    torch.manual_seed(depth)
+    convolution = Conv3d(16, 32, 3, padding=1)
+    image = torch.randn(2, 16, depth, 8, 8)
+    exact = torch.autograd.grad(convolution(image).square().mean(), convolution.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = convolution(image).float().square().mean()
+    rubbish = [torch.full((2**n,), float("nan")) for n in range(10, 22)]
+    del rubbish
+    (rough,) = torch.autograd.grad(loss, convolution.weight)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02 * float(exact.abs().max()))

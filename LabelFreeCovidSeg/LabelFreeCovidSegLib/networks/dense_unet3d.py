@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from LabelFreeCovidSegLib.networks.conv3d import Conv3d
+
 PAPER_BASE = 8
 """Width of the generator's first level: 7,861,643 parameters."""
 PAPER_CRITIC_CHANNELS = (16, 32, 64, 128, 128)
@@ -56,7 +58,7 @@ class DenseUNet3D(nn.Module):
         for width, skip in zip(reversed(widths), reversed(skips), strict=True):
             self.up.append(UpUnit(channels, 4 * width, skip, width))
             channels = 5 * width + skip
-        self.out = nn.Conv3d(channels, 1, 1)
+        self.out = Conv3d(channels, 1, 1)
         # An output that begins below 0 everywhere would never learn: its gradient is 0.
         nn.init.constant_(self.out.bias, 0.1)  # type: ignore[arg-type]  # there is one
 
@@ -140,7 +142,7 @@ class Discriminator3D(nn.Module):
 
     def __init__(self, channels: Sequence[int] = PAPER_CRITIC_CHANNELS) -> None:
         super().__init__()
-        levels = [(nn.Conv3d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2)) for a, b in pairwise([1, *channels])]
+        levels = [(Conv3d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2)) for a, b in pairwise([1, *channels])]
         self.features = nn.Sequential(*(layer for level in levels for layer in level))
         self.answer = nn.Sequential(
             nn.Linear(channels[-1], 32), nn.ReLU(), nn.Dropout(0.5),
@@ -160,4 +162,4 @@ def latent_shape(extents: Sequence[int]) -> tuple[int, ...]:
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(Conv3d(in_channels, out_channels, kernel, padding=kernel // 2), nn.LeakyReLU(SLOPE))
