@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import slicer
 from LabelFreeCovidSegLib import phantom
@@ -90,6 +94,57 @@ def test_a_first_use(panel, scene, tmp_path, temporary):
     assert numbers == [panel.measurementsTable.item(row, column).text() for row in range(5) for column in range(3)]
     assert panel.segmentsTable.rowCount() == 2
     assert not list(temporary.iterdir())
+
+
+@pytest.fixture
+def small_disk(temporary: Path) -> Iterator[Callable[[int], None]]:
+    """Gives the folder for private temporary folders a file system of so many bytes."""
+    mounted = []
+
+    def mount(size: int) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "small", str(temporary)]
+        if os.name != "posix" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small disk can be mounted by root on Linux alone")
+        mounted.append(temporary)
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free on the disk of `folder`, with a file in `folder`."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "message"),
+    [
+        (1, "the CT can't be written there. Make room"),
+        (30, "the disk has "),
+        (260, "No space left on device"),
+    ],
+    ids=["no room for the CT", "no room for results", "filled up by others meanwhile"],
+)
+def test_a_full_disk_ends_in_one_message_and_leaves_nothing(
+    panel, scene, tmp_path, temporary, small_disk, megabytes, message
+):
+    patient = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
+    load(patient.image(), tmp_path / "ct.nrrd", "vtkMRMLScalarVolumeNode")
+    nodes = scene.GetNumberOfNodes()
+    small_disk(megabytes << 20)
+    panel.widget.enter()
+    panel.click("segmentButton")
+    if megabytes == 260:
+        panel.wait(lambda: panel.statusLabel.text().startswith("Finding lesions"))
+        fill(temporary)
+    panel.wait_for_the_end()
+    assert message in panel.statusLabel.text()
+    assert panel.segmentButton.isEnabled()
+    assert scene.GetNumberOfNodes() == nodes
+    assert {path.name for path in temporary.iterdir()} <= {"filler"}
 
 
 def load_labels(path: Path) -> Any:

@@ -40,10 +40,11 @@ class Chest:
 
 @dataclass(frozen=True)
 class Body:
-    """How far another patient, and the way he lies, differ."""
+    """How far another patient, and the way he lies, differ.
 
-    mirror: float = 0.5
-    """Probability: the heart lies on the right once, so that neither side is told by it alone."""
+    No chest is mirrored: without contrast agent only its place, on the left, tells the heart from consolidated lung.
+    """
+
     size: Span = (0.8, 1.25)
     turn_degrees: Span = (-8.0, 8.0)
     elastic_mm: Span = (0.0, 5.0)
@@ -116,26 +117,23 @@ def vary(chest: Chest, shape: tuple[int, int, int], spacing_mm: Spacing, rng: np
 def move(
     chest: Chest, shape: tuple[int, int, int], spacing_mm: Spacing, rng: np.random.Generator
 ) -> tuple[Chest, np.ndarray, np.ndarray]:
-    """The chest mirrored, scaled, turned and bent, somewhere near the middle of an array of `shape`.
+    """The chest scaled, turned and bent, somewhere near the middle of an array of `shape`.
 
     Beyond the source its outermost voxels are repeated, without their labels.
 
     Returns:
         The chest, where it lies beyond the source's sides (bool), and by how much beyond its ends (mm, 0 within).
     """
-    hu, labels, known = chest.hu, chest.labels, chest.known
-    if rng.random() < BODY.mirror:
-        hu, labels, known = hu[:, :, ::-1], _swapped(labels[:, :, ::-1]), known[:, :, ::-1]
-    place = _places(labels, shape, spacing_mm, rng)
+    place = _places(chest.labels, shape, spacing_mm, rng)
     # Beyond the outer faces of the source's outermost voxels.
-    k, j, i = (np.maximum(np.abs(p - (n - 1) / 2) - n / 2, 0) for p, n in zip(place, hu.shape, strict=True))
+    k, j, i = (np.maximum(np.abs(p - (n - 1) / 2) - n / 2, 0) for p, n in zip(place, chest.hu.shape, strict=True))
     past_mm, aside = k * spacing_mm[0], (j > 0) | (i > 0)
-    nearest = tuple(np.clip(np.rint(p), 0, n - 1).astype(np.intp) for p, n in zip(place, hu.shape, strict=True))
-    coded = (labels + 4 * known.astype(np.uint8))[nearest]
+    nearest = tuple(np.clip(np.rint(p), 0, n - 1).astype(np.intp) for p, n in zip(place, chest.hu.shape, strict=True))
+    coded = (chest.labels + 4 * chest.known.astype(np.uint8))[nearest]
     # A lung that the scan cuts off goes on beyond it, nobody knows how far.
     known = (coded >= 4) & ~((past_mm > 0) & (coded % 4 > 0))
     labels = np.where(aside | (past_mm > 0), 0, coded % 4).astype(np.uint8)
-    hu = ndimage.map_coordinates(hu, place, order=1, mode="nearest", prefilter=False)
+    hu = ndimage.map_coordinates(chest.hu, place, order=1, mode="nearest", prefilter=False)
     return Chest(hu, labels, known), aside, past_mm
 
 
@@ -156,11 +154,6 @@ def _places(
         bend = amplitude * smooth_noise(shape, spacing_mm, BODY.elastic_scale_mm, rng)
         place[axis] = (float(source[axis]) + k[:, None, None] + j[:, None] + i + bend) / float(mm[axis])
     return place
-
-
-def _swapped(labels: np.ndarray) -> np.ndarray:
-    """Right for left."""
-    return np.where(labels > 0, 3 - labels, 0).astype(np.uint8)
 
 
 def frame(chest: Chest, spacing_mm: Spacing, rng: np.random.Generator) -> Chest:

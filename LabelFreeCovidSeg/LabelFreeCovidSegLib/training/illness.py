@@ -47,12 +47,12 @@ class Chances:
     """Above aerated lung."""
     patches: float = 0.4
     patches_share: Span = (0.03, 0.5)
-    lobar: float = 0.35
+    lobar: float = 0.2
     lobar_share: Span = (0.1, 0.95)
-    segmental: float = 0.35
+    segmental: float = 0.3
     segmental_share: Span = (0.05, 0.4)
     solid_hu: Span = (20.0, 80.0)
-    like_neighbour: float = 0.4
+    like_neighbour: float = 0.3
     """As dense as the soft tissue beside this very lung, so that no border is left to see."""
     enhanced: float = 0.3
     enhanced_hu: Span = (20.0, 80.0)
