@@ -105,6 +105,7 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
+        self._first: float | None = None
         self._last: tuple[float, str] | None = None
         sys.stdout.flush()
         # The descriptor is moved, not sys.stdout: libraries written in C print too.
@@ -113,12 +114,14 @@ class JsonLines:
 
     def progress(self, fraction: float, phase: str) -> None:
         """Write a line if anything has changed by a percent. Raises `CancelledError` when nobody reads any more."""
+        if self._first is None:
+            self._first = fraction  # of a run that goes on, what was done before tells nothing of its speed
         step = (round(fraction, 2), phase)
         if step == self._last:
             return
         self._last = step
         try:
-            self._write({"fraction": step[0], "phase": phase, "seconds_left": self._seconds_left(fraction)})
+            self._write({"fraction": step[0], "phase": phase, "seconds_left": self._seconds_left(fraction - self._first, 1 - fraction)})
         except BrokenPipeError as error:
             raise CancelledError("Cancelled: nobody reads the progress any more.") from error
 
@@ -137,10 +140,10 @@ class JsonLines:
         os.dup2(self._descriptor, 1)
         os.close(self._descriptor)
 
-    def _seconds_left(self, fraction: float) -> float | None:
-        if fraction < 0.05:
+    def _seconds_left(self, done: float, left: float) -> float | None:
+        if done < 0.05 and left > 0:
             return None
-        return round((time.monotonic() - self._started) * (1 - fraction) / fraction, 1)
+        return round((time.monotonic() - self._started) * left / done, 1) if left > 0 else 0.0
 
     def _write(self, message: dict[str, Any]) -> None:
         os.write(self._descriptor, (json.dumps(message) + "\n").encode("ascii"))

@@ -147,6 +147,7 @@ def fit(
     start, best = (
         load_checkpoint(checkpoint, recipe, trainee.networks, optimizers) if checkpoint.exists() else (0, None)
     )
+    progress(start / settings.iterations, f"Going on after iteration {start}" if start else "Starting")
     update = _updates(fabric, optimizers)
     with CurveLog(folder, start, active=fabric.is_global_zero) as log:
         for iteration, batch in _batches(trainee, settings, fabric, start):
