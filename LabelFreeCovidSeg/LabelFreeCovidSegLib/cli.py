@@ -194,7 +194,8 @@ def _batch(arguments: argparse.Namespace, session: Session) -> Outcome:
             f"{table} says how each scan stands; the same command tries those that failed again."
         )
     return Outcome(
-        f"{done} {'scan' if done == 1 else 'scans'} done. Table: {table}\n\n{DISCLAIMER}", {"folder": str(table.parent), "table": str(table)}
+        f"{done} {'scan' if done == 1 else 'scans'} done. Table: {table}\n\n{DISCLAIMER}",
+        {"folder": str(table.parent), "table": str(table)},
     )
 
 

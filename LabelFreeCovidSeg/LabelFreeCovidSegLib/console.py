@@ -121,7 +121,13 @@ class JsonLines:
             return
         self._last = step
         try:
-            self._write({"fraction": step[0], "phase": phase, "seconds_left": self._seconds_left(fraction - self._first, 1 - fraction)})
+            self._write(
+                {
+                    "fraction": step[0],
+                    "phase": phase,
+                    "seconds_left": self._seconds_left(fraction - self._first, 1 - fraction),
+                }
+            )
         except BrokenPipeError as error:
             raise CancelledError("Cancelled: nobody reads the progress any more.") from error
 

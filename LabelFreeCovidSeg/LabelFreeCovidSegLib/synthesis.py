@@ -24,15 +24,15 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Shapes:
-    """How many ellipsoids a crop gets and how large they are; semi-axes in the paper's voxels."""
+    """How many ellipsoids a crop gets, times lambda, and how large they are; semi-axes in the paper's voxels."""
 
-    counts: Span = (5, 10)
-    """Of small and of medium ones, each; both times lambda."""
+    small_counts: Span = (5, 10)
+    medium_counts: Span = (5, 10)
     small: Span = (3, 10)
     medium: Span = (10, 32)
     large: Span = (32, 64)
     large_probability: float = 0.2
-    """Of one large ellipsoid; times lambda."""
+    """Of one large ellipsoid, times lambda."""
     elastic_sigma: Span = (6, 14)
     elastic_rms: Span = (0.05, 0.25)
     """Root mean square displacement in mean semi-axes. The paper says "random parameters"; its ablation (i) finds
@@ -63,8 +63,6 @@ class LesionModel:
     solid: Textures | None = None
     solid_probability: float = 0.0
     """Of a lesion with a `solid` texture."""
-    fading_mm: tuple[Span, Span] | None = None
-    """Standard deviations, along the patient and within a slice, by which a scanner blurs all lesions of a crop."""
 
 
 FINAL = LesionModel()
@@ -72,11 +70,11 @@ FINAL = LesionModel()
 V2 = LesionModel(textures=Textures(sigma_a=(2, 20)))
 """arXiv version 2."""
 WITH_CONSOLIDATION = LesionModel(
-    solid=Textures(a=(0.6, 1.0), mean_bright=(0.8, 1.0)), solid_probability=0.4, fading_mm=((0.0, 2.5), (0.0, 1.2))
+    shapes=Shapes(small_counts=(15, 30)), solid=Textures(a=(0.5, 1.0), mean_bright=(0.8, 1.0)), solid_probability=0.4
 )
-"""Ours: many lesions are as dense as soft tissue, and no edge is sharper than a scanner's. The paper's textures hardly
-ever are dense (mu_0 <= 0.8), and a network that has seen only those takes the inside of a consolidation for a large
-vessel; one that has seen only its edges, a voxel wide, takes all that is blurred for healthy."""
+"""Ours: many lesions are as dense as soft tissue, and many are small. The paper's textures hardly ever are dense
+(mu_0 <= 0.8), and a network that has seen only those takes the inside of a consolidation for a large vessel; small ones
+have too few voxels to be learned unless there are many of them."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,6 @@ def synthesize(
     components, count = ndimage.label(lesion, np.ones((3, 3, 3)))
     seeds = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 1 + c)) for c in range(count)]
     image = paint(healthy, components, spacing_mm, seeds, model)
-    if model.fading_mm:
-        added = fade(image - healthy, lung, spacing_mm, model.fading_mm, np.random.default_rng(seed))
-        image = np.minimum(healthy + added, 1.0)
     return Synthetic(image, lesion, (healthy >= tau) & lung & ~lesion)
 
 
@@ -160,8 +155,10 @@ def draw_shapes(
 def draw_semi_axes(scale: float, rng: np.random.Generator, shapes: Shapes = FINAL.shapes) -> list[np.ndarray]:
     """Semi-axes, in the paper's voxels, of the ellipsoids of one crop: F[5 lambda, 10 lambda] small ones, as many
     medium ones, and with probability 0.2 lambda a large one."""
-    fewest, most = (round(count * scale) for count in shapes.counts)
-    sizes = [shapes.small] * int(rng.integers(fewest, most + 1)) + [shapes.medium] * int(rng.integers(fewest, most + 1))
+    sizes = []
+    for size, counts in ((shapes.small, shapes.small_counts), (shapes.medium, shapes.medium_counts)):
+        fewest, most = (round(count * scale) for count in counts)
+        sizes += [size] * int(rng.integers(fewest, most + 1))
     sizes += [shapes.large] * int(rng.random() < shapes.large_probability * scale)
     return [rng.uniform(*size, 3) for size in sizes]
 
@@ -227,22 +224,6 @@ def paint(
         here = components[box] == number
         image[box][here] = np.maximum(image[box][here], patch[here])
     return image
-
-
-def fade(
-    excess: np.ndarray,
-    lung: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    fading_mm: tuple[Span, Span],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """What lesions add to a crop, (k, j, i) float32, blurred as by a scanner, but not across the lung's border."""
-    along, within = (rng.uniform(*span) for span in fading_mm)
-    sigma = [mm / size for mm, size in zip((along, within, within), spacing_mm, strict=True)]
-    blurred, share = (
-        ndimage.gaussian_filter(array, sigma, truncate=3.0) for array in (excess, lung.astype(np.float32))
-    )
-    return np.where(lung, blurred / np.maximum(share, np.float32(1e-3)), np.float32(0))
 
 
 def draw_texture(rng: np.random.Generator, textures: Textures = FINAL.textures) -> Texture:

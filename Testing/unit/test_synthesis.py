@@ -7,7 +7,7 @@ from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM, V2, Texture
 
 TAU = 1 / 3
 SEED = np.random.SeedSequence(7)
-CROWDED = synthesis.LesionModel(shapes=synthesis.Shapes(counts=(200, 400)))
+CROWDED = synthesis.LesionModel(shapes=synthesis.Shapes(small_counts=(200, 400), medium_counts=(200, 400)))
 """Lesions enough for a small crop, where lambda is about 0.03."""
 
 
@@ -105,7 +105,9 @@ def test_lesions_have_the_same_size_in_millimetres_on_another_grid():
 
 
 def test_one_ellipsoid_has_the_volume_of_its_semi_axes():
-    one = synthesis.Shapes(counts=(0, 0), large=(9, 9), large_probability=1, elastic_rms=(0, 0))
+    one = synthesis.Shapes(
+        small_counts=(0, 0), medium_counts=(0, 0), large=(9, 9), large_probability=1, elastic_rms=(0, 0)
+    )
     lung = np.ones((64, 64, 64), bool)
     volumes = []
     for seed in range(60):
@@ -197,30 +199,3 @@ def test_the_same_seed_makes_the_same_lesions_and_another_seed_others():
     )
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
-
-
-def test_an_edge_fades_as_a_gaussian_does_and_not_beyond_the_lung():
-    lung = np.zeros((24, 24, 60), bool)
-    lung[2:-2, 2:-2, 2:-2] = True
-    excess = np.zeros(lung.shape, np.float32)
-    excess[..., 30:] = lung[..., 30:]
-    blurred = synthesis.fade(excess, lung, (1.0, 1.0, 1.0), ((2.0, 2.0), (3.0, 3.0)), np.random.default_rng(0))
-    assert not blurred[~lung].any()
-    # Half a voxel before and behind the edge, and one standard deviation further: 0.5 -/+ 0.066, and -/+ 0.378.
-    np.testing.assert_allclose(blurred[12, 12, [26, 29, 30, 33]], [0.121, 0.434, 0.566, 0.879], atol=0.01)
-    np.testing.assert_allclose(blurred[2:-2, 2:-2, 57], 1.0, atol=1e-3)
-
-
-def test_faded_lesions_keep_their_outline_and_darken_nothing():
-    healthy, lung = crop()
-    few = synthesis.Shapes(counts=(50, 60), medium=(5, 8), large_probability=0.0)
-    sharp = synthesis.LesionModel(shapes=few)
-    faded = synthesis.LesionModel(shapes=few, fading_mm=((2.0, 2.0), (1.0, 1.0)))
-    before, after = (synthesis.synthesize(healthy, lung, UNIT_MM, TAU, SEED, model) for model in (sharp, faded))
-    np.testing.assert_array_equal(after.lesion, before.lesion)
-    np.testing.assert_array_equal(after.target, before.target)
-    assert (after.image >= healthy).all()
-    assert after.image.max() <= 1
-    assert not after.image[~lung].any()
-    halo = lung & ~after.lesion & (healthy < TAU)
-    assert after.image[halo].sum() > before.image[halo].sum()

@@ -39,7 +39,7 @@ OPACITIES = {
     # Dense throughout, and not as large: the paper's largest lesions fill a lobe.
     CONSOLIDATION: Opacity(
         LesionModel(
-            shapes=Shapes(counts=(2, 5), large_probability=0.1),
+            shapes=Shapes(small_counts=(2, 5), medium_counts=(2, 5), large_probability=0.1),
             textures=Textures(a=(0.5, 1.0), mean_bright=(0.6, 0.95)),
         ),
         probability=0.6,
