@@ -13,9 +13,11 @@ import io
 import json
 import os
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from LabelFreeCovidSegLib import __version__, device, output, search, segment_file, store
 from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError, OutputError, ScanError
@@ -27,6 +29,8 @@ from LabelFreeCovidSegLib.session import Session
 TABLE = "batch.csv"
 FINISHED = ".batch.json"
 """Path of each finished scan -> its fingerprint."""
+LOCK = ".batch.lock"
+"""Locked by the batch that is at work, and let go by the system however that ends; the file stays."""
 
 WAITING, DONE, FAILED, LABELS = "waiting", "done", "failed", "label image"
 """States of a scan; the last is that of a file which turned out to be none."""
@@ -101,7 +105,8 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> list[Row
         A row for each scan, as in the table.
 
     Raises:
-        ScanError: there is no scan. OutputError: nothing, or at the end the table, can't be written to `out`.
+        ScanError: there is no scan. OutputError: nothing, or at the end the table, can't be written to `out`, or
+            another batch is at work there.
         WeightsError, LabelFreeCovidSegError: the method or the device is not there.
         CancelledError: as `Session` or its reporter wants it; finished scans stay.
     """
@@ -118,7 +123,30 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> list[Row
             "than 8 bits a voxel. Give the folder that holds the scans."
         )
     device.choose(choices.device, choices.precision)
-    finished = _Finished(out, _made_with(choices))
+    made_with = _made_with(choices)
+    with _alone(out):
+        return _run(jobs, out, choices, made_with, session)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{out}: another batch is at work there. Wait for its end, or name another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(jobs: Sequence[_Job], out: Path, choices: Choices, made_with: Sequence[str], session: Session) -> list[Row]:
+    progress = session.reporter.progress
+    finished = _Finished(out, made_with)
     rows = {job.path: Row(job.path, WAITING) for job in jobs}
     rows |= {job.path: _done(job) for job in jobs if finished.holds(job)}
     waiting = [job for job in jobs if rows[job.path].state == WAITING]

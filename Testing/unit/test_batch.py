@@ -101,7 +101,9 @@ def table(scans: Path) -> dict[str, dict[str, str]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """What a batch has left there, but for the file that it locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != batch.LOCK)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # What it makes
@@ -462,3 +464,18 @@ def test_a_signal_removes_what_is_half_written_and_keeps_what_is_finished(scans)
     assert process.returncode == 3
     finished = {f"a.nii.gz/{name}" for name in output.FILES}
     assert set(contents(scans.parent / "out")) == {*finished, batch.TABLE, batch.FINISHED}
+
+
+def test_two_batches_at_once_do_not_share_a_folder(stand_in, scans, monkeypatch):
+    refused = []
+
+    def run_again(*arguments):
+        with pytest.raises(OutputError, match="another batch is at work there") as refusal:
+            run(scans)
+        refused.append(refusal)
+        return stand_in(*arguments)
+
+    monkeypatch.setattr(pipeline, "segment", run_again)
+    assert {row.state for row in run(scans).values()} == {"done"}
+    assert len(refused) == 2
+    assert {row.state for row in run(scans).values()} == {"done"}
