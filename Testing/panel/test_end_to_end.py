@@ -96,6 +96,38 @@ def test_a_first_use(panel, scene, tmp_path, temporary):
     assert not list(temporary.iterdir())
 
 
+def test_a_batch_tells_how_far_it_is_which_scan_failed_and_what_is_done(panel, tmp_path, temporary):
+    scans, out = tmp_path / "scans", tmp_path / "results"
+    scans.mkdir()
+    patient = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
+    sitk.WriteImage(patient.image(), str(scans / "good.nii.gz"))
+    (scans / "torn.nii.gz").write_bytes((scans / "good.nii.gz").read_bytes()[:9000])
+    panel.widget.enter()
+    assert not panel.batchButton.isEnabled()
+    panel.parameters.batchInput, panel.parameters.batchOutput = scans, out
+    panel.wait(panel.batchButton.isEnabled)
+
+    told = []
+    watch = QTimer()
+    watch.timeout.connect(lambda: told.append(panel.batchStatusLabel.text()))
+    watch.start(20)
+    panel.click("batchButton")
+    assert panel.batchButton.text() == "Cancel batch"
+    assert panel.batchProgressBar.isVisibleTo(panel.batchCollapsibleButton)
+    assert not panel.segmentButton.isEnabled()
+    panel.wait(lambda: not panel.widget.logic.isBusy())
+    watch.stop()
+    assert any(message.startswith("Scan 1 of 2: Finding lesions") for message in told)
+    assert "1 of 2 scans failed. The first, torn.nii.gz" in panel.batchStatusLabel.text()
+    assert panel.batchButton.text() == "Segment all"
+    assert (out / "good.nii.gz" / "lesions.nii.gz").is_file()
+    assert [line.split(",")[:2] for line in (out / "batch.csv").read_text().splitlines()[1:]] == [
+        ["good.nii.gz", "done"],
+        ["torn.nii.gz", "failed"],
+    ]
+    assert not list(temporary.iterdir())
+
+
 @pytest.fixture
 def small_disk(temporary: Path) -> Iterator[Callable[[int], None]]:
     """Gives the folder for private temporary folders a file system of so many bytes."""

@@ -61,7 +61,7 @@ class Panel:
         """A real click of the left mouse button in the middle of a button."""
         QTest.mouseClick(getattr(self, button), Qt.MouseButton.LeftButton)
 
-    def wait(self, until: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait(self, until: Callable[[], bool], seconds: float = 240.0) -> None:
         """Let events come and go until something is so."""
         loop, given_up = QEventLoop(), []
         watch, end = QTimer(), QTimer()
