@@ -14,7 +14,6 @@ from PySide6.QtWidgets import QCheckBox
 from user import Panel
 
 
-
 @pytest.fixture
 def registered(monkeypatch):
     """A fifth method, in one file and a line."""

@@ -225,7 +225,9 @@ def test_the_card_is_that_of_all(toys):
 
 
 def test_a_warning_says_whose_it_is(toys, segment):
-    toys["b"].prediction = Prediction(toys["b"].prediction.lesion, toys["b"].prediction.score, True, warnings=("Look.",))
+    toys["b"].prediction = Prediction(
+        toys["b"].prediction.lesion, toys["b"].prediction.score, True, warnings=("Look.",)
+    )
     assert "B: Look." in segment("a+b").run.warnings
 
 

@@ -74,9 +74,9 @@ class Method(Protocol):
 
 
 REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
-"""Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. The module must not need torch
-to be imported: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do
-not ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
+"""Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. Importing the module must not
+need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
+ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
 JOINT = "+"
 
