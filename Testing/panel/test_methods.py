@@ -117,7 +117,7 @@ say(done={"folder": str(out), "files": {}})
     panel.widget.enter()
     panel.click("segmentButton")
     panel.wait_for_the_end()
-    index = panel.overlayComboBox.findText("Agreement: share of the methods that vote")
+    index = panel.overlayComboBox.findText("Agreement of the methods")
     panel.overlayComboBox.activated.emit(index)
     panel.overlayOpacitySlider.setProperty("value", 0.8)
     assert panel.parameters.overlay == "agreement"

@@ -23,7 +23,7 @@ class ResultSection(Section):
             NONE: _("None"),
             ANOMALY: _("Anomaly map: probability of lesion"),
             HEALTHY: _("Healthy reconstruction"),
-            AGREEMENT: _("Agreement: share of the methods that vote"),
+            AGREEMENT: _("Agreement of the methods"),
         }
         self._overlay = Choice(ui.overlayComboBox, titles, lambda name: setattr(self.parameters, "overlay", name))
 
