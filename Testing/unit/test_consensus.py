@@ -26,7 +26,7 @@ class Toy:
     """Marks what it was told to mark."""
 
     def __init__(self, name, lesion, calibrated=True, warnings=()):
-        self.card = Card(name, name.upper(), f"Says {name}.", f"{name} et al.", (f"{name}-net",), 2.0)
+        self.card = Card(name, name.upper(), f"Says {name}.", f"{name} et al.", 2.0, (f"{name}-net",))
         self.weights = f"{name} 1.0"
         self.prediction = Prediction(
             lesion, (0.25 + lesion / 2).astype(np.float32), calibrated=calibrated, warnings=warnings,

@@ -26,16 +26,16 @@ class Card:
     """What a user should know of a method before choosing it.
 
     Attributes:
-        networks: what the model store calls the weights that it runs on; none for a method without networks.
         seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+        networks: what the model store calls the weights that it runs on; none for a method without networks.
     """
 
     name: str
     title: str
     summary: str
     citation: str
-    networks: tuple[str, ...] = ()
     seconds_per_megavoxel: float = 0.5
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +45,20 @@ class Prediction:
     Attributes:
         lesion: (k, j, i) uint8, 1 where there is lesion.
         score: (k, j, i) float32 anomaly map, 0 outside the lungs; larger is more abnormal.
-        calibrated: whether `score` is the probability of lesion, as measured on lesions that are known.
         healthy_hu: (k, j, i) float32, the scan as it would be without disease, for methods that reconstruct it.
         classes: (k, j, i) uint8: 0 no lesion, 1 ground glass, 2 consolidation, for methods that tell them apart.
-        agreement: (k, j, i) float32, share of the methods that call the voxel lesion, for a consensus.
         warnings: what a reader of the result should look at, one sentence each.
+        calibrated: whether `score` is the probability of lesion, as measured on lesions that are known.
+        agreement: (k, j, i) float32, share of the methods that call the voxel lesion, for a consensus.
     """
 
     lesion: np.ndarray
     score: np.ndarray
-    calibrated: bool = False
     healthy_hu: np.ndarray | None = None
     classes: np.ndarray | None = None
-    agreement: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    calibrated: bool = False
+    agreement: np.ndarray | None = None
 
 
 class Method(Protocol):

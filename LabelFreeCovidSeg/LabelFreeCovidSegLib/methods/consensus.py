@@ -32,8 +32,8 @@ def card(cards: Sequence[Card]) -> Card:
         title=f"Consensus of {', '.join(others)} and {last}",
         summary=SUMMARY,
         citation="; ".join(card.citation for card in cards),
-        networks=tuple(name for card in cards for name in card.networks),
         seconds_per_megavoxel=sum(card.seconds_per_megavoxel for card in cards),
+        networks=tuple(name for card in cards for name in card.networks),
     )
 
 
@@ -83,9 +83,9 @@ class Consensus:
         return Prediction(
             lesion=(2 * votes.astype(np.uint16) > count).astype(np.uint8),
             score=agreement if total is None else total / np.float32(count),
+            warnings=tuple(warnings),
             calibrated=total is not None,
             agreement=agreement,
-            warnings=tuple(warnings),
         )
 
 
