@@ -1,9 +1,9 @@
 """A figure of what a method does, stage by stage, on the slice of a CT with most lesion.
 
-python Testing/benchmarks/stages.py CT stages.png [--method normnet] [--lungs LUNGS] [--slice K]
+python Testing/benchmarks/stages.py CT stages.png [--method NAME] [--lungs LUNGS] [--slice K]
 
 A method needs its weights. The figure is composed of the method's own public functions; a method without a function in
-`STAGES` shows its anomaly map and its lesions. matplotlib comes with VTK.
+`STAGES` shows what its prediction holds. matplotlib comes with VTK.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from LabelFreeCovidSegLib.methods import base, cyclegan, gan3d, normnet
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import box_mean
 from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample
 from matplotlib import pyplot
 
@@ -76,7 +77,10 @@ def cyclegan_stages(method: cyclegan.CycleGAN, scan: Scan, lungs: LungMask) -> t
 
 
 def gan3d_stages(method: gan3d.Gan3D, scan: Scan, lungs: LungMask) -> tuple[Stages, Grid]:
-    """Slice, what the generator makes of it, the difference, and what the slice network says."""
+    """Slice, what the generator makes of it, the difference, and what the slice network says.
+
+    All on the generator's slices, where predicting gives the slice network the scan's own.
+    """
     preset = method.preset
     frame = gan3d.Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
     made = gan3d.healthy(method.networks["generator"], frame.image, preset.canvas, COMPUTE, silent)
@@ -102,14 +106,18 @@ STAGES: dict[str, Callable[..., tuple[Stages, Grid]]] = {
 
 
 def other_stages(method: base.Method, scan: Scan, lungs: LungMask) -> tuple[Stages, Grid]:
-    """What any method gives: its anomaly map and its lesions."""
+    """What any method gives: its anomaly map, its lesions, and what else there is in its prediction."""
     found = method.predict(scan, lungs, COMPUTE, silent)
-    stages = {
-        "CT, -800 to 100 HU": normnet.window(scan.hu),
-        "Lungs": lungs.labels > 0,
-        "Anomaly map": found.score,
-        "Lesions": found.lesion > 0,
-    }
+    stages = {"CT, -800 to 100 HU": normnet.window(scan.hu), "Lungs": lungs.labels > 0}
+    if found.healthy_hu is not None:
+        stages["Made healthy"] = normnet.window(found.healthy_hu)
+    stages["Anomaly map"] = found.score
+    if found.agreement is not None:
+        stages["Agreement"] = found.agreement
+    if found.classes is not None:
+        stages["Ground glass"] = found.classes == GROUND_GLASS
+        stages["Consolidation"] = found.classes == CONSOLIDATION
+    stages["Lesions"] = found.lesion > 0
     return stages, scan.grid
 
 
@@ -140,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ct", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--method", choices=base.REGISTRY, default="normnet")
+    parser.add_argument("--method", default="normnet", help="as for `segment`")
     parser.add_argument("--lungs", default="classical")
     parser.add_argument("--slice", type=int, help="of the method's own grid, from the feet")
     arguments = parser.parse_args()
