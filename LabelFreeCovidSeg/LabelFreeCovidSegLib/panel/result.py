@@ -21,7 +21,7 @@ class ResultSection(Section):
         self._overlaid = False
         titles = {
             NONE: _("None"),
-            ANOMALY: _("Anomaly map: probability of lesion"),
+            ANOMALY: _("Anomaly map"),
             HEALTHY: _("Healthy reconstruction"),
             AGREEMENT: _("Agreement of the methods"),
         }
