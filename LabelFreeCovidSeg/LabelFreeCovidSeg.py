@@ -8,7 +8,6 @@ import slicer
 import vtk
 from LabelFreeCovidSegLib import resources
 from LabelFreeCovidSegLib.device import DEVICES
-from LabelFreeCovidSegLib.methods.base import REGISTRY
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -62,7 +61,7 @@ class LabelFreeCovidSegParameterNode:
 
     inputVolume: the chest CT in Hounsfield units.
     givenLungs: lungs that are there already; without them they are found.
-    method: which method outlines the lesions.
+    method: which method outlines the lesions; several names joined by "+" vote.
     device: where the network runs.
     lesionOpacity: of the lesions, in slices and in 3-D.
     showSurface: whether the lesions are seen in 3-D.
@@ -73,11 +72,11 @@ class LabelFreeCovidSegParameterNode:
 
     inputVolume: vtkMRMLScalarVolumeNode
     givenLungs: vtkMRMLSegmentationNode
-    method: Annotated[str, Choice(list(REGISTRY))] = "normnet"
+    method: str = "normnet"
     device: Annotated[str, Choice(list(DEVICES))] = "auto"
     lesionOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     showSurface: bool = False
-    overlay: Annotated[str, Choice(["none", "anomaly", "healthy"])] = "none"
+    overlay: Annotated[str, Choice(["none", "anomaly", "healthy", "agreement"])] = "none"
     overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     batchInput: pathlib.Path
     batchOutput: pathlib.Path
@@ -205,10 +204,10 @@ class LabelFreeCovidSegLogic(ScriptedLoadableModuleLogic):
 
         :param inputVolume: chest CT in Hounsfield units.
         :param outputSegmentation: the node to fill; by default the CT's own, which the next run updates.
-        :param method: name of a method; see the panel.
+        :param method: name of a method, or names joined by "+", which vote; see the panel.
         :param device: "auto", "cpu", "cuda" or "mps".
         :param lungs: lungs that are there already; by default they are found.
-        :param showAnomaly: also show the method's anomaly map and healthy reconstruction as volumes.
+        :param showAnomaly: also show what maps the method makes as volumes: anomaly, healthy reconstruction, agreement.
         :param showSurface: also make the surfaces for 3-D views, which takes some seconds.
         :return: the segmentation node of the lesions.
         :raises RuntimeError: the segmentation failed; the message says why, and the scene is as it was.

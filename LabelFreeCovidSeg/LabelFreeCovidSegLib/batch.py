@@ -197,7 +197,8 @@ class _Finished:
 
     def holds(self, job: _Job) -> bool:
         """Whether the scan is finished and its results are still there."""
-        if not output.earlier(job.out) or not all((job.out / name).is_file() for name in output.FILES):
+        files = output.earlier(job.out).get("files")
+        if not files or not all((job.out / name).is_file() for name in files):
             return False
         try:
             return self._fingerprints.get(job.path) == self.fingerprint(job)

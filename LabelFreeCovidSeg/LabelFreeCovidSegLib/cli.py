@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,10 +113,26 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
     from LabelFreeCovidSegLib.methods.base import REGISTRY
 
-    parser.add_argument("--method", choices=REGISTRY, default="normnet", help="(default: normnet)")
+    parser.add_argument(
+        "--method",
+        type=_method,
+        metavar="NAME[+NAME...]",
+        default="normnet",
+        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: normnet)",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     _add_job_arguments(parser)
+
+
+def _method(name: str) -> str:
+    from LabelFreeCovidSegLib.methods import base
+
+    try:
+        base.members(name)
+    except LabelFreeCovidSegError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
@@ -129,7 +145,7 @@ def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
     with session.last_step():
         files = output.publish(staged, out, result.scan)
     fields = {"folder": str(out), "files": {name: str(path) for name, path in files.items()}}
-    return Outcome(_summary(result, out), fields)
+    return Outcome(_summary(result, files), fields)
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:
@@ -145,9 +161,9 @@ def default_out(ct: Path) -> Path:
     return Path(f"{name}-lesions")
 
 
-def _summary(result: Result, out: Path) -> str:
+def _summary(result: Result, files: Mapping[str, Path]) -> str:
     """What a person wants to see at the end: the numbers, the warnings, and where everything lies."""
-    from LabelFreeCovidSegLib.output import FILES
+    from LabelFreeCovidSegLib.output import NAMES
 
     regions, band, run = result.measurements.regions, result.measurements.band, result.run
     lines = [f"{'':10}{'lung':>10}{'ground glass':>15}{'consolidation':>15}{'lesion':>10}{'of lung':>10}"]
@@ -164,8 +180,8 @@ def _summary(result: Result, out: Path) -> str:
     ]
     lines += result.scan.notes
     lines += [f"Please note: {warning}" for warning in run.warnings]
-    lines += ["", f"Results in {out}"]
-    lines += [f"  {name:18}{content}" for name, content in FILES.items()]
+    lines += ["", f"Results in {files['report.html'].parent}"]
+    lines += [f"  {name:18}{NAMES[name]}" for name in files]
     return "\n".join([*lines, "", DISCLAIMER])
 
 
@@ -218,10 +234,12 @@ def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 
 def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
+    from LabelFreeCovidSegLib.methods import consensus
     from LabelFreeCovidSegLib.methods.base import REGISTRY, card
 
     cards = [card(name) for name in REGISTRY]
-    return Outcome("\n\n".join(f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards))
+    paragraphs = [f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards]
+    return Outcome("\n\n".join([*paragraphs, f"NAME+NAME...: Consensus\n  {consensus.SUMMARY}"]))
 
 
 def _add_models_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,13 @@ FILES = {
     "report.html": "pictures and numbers, for any browser",
     MEASUREMENTS: "the numbers, for programs",
 }
-"""What a result consists of: file name -> what it holds."""
+"""What every result consists of: file name -> what it holds."""
+MAPS = {
+    "healthy.nii.gz": "the CT as it would be without disease",
+    "agreement.nii.gz": "share of the methods that mark each place",
+}
+"""What results of some methods have besides."""
+NAMES = FILES | MAPS
 
 SCHEMA = "labelfreecovidseg.measurements/1"
 NEEDED_BYTES = 200_000_000
@@ -85,7 +91,7 @@ def check_replaceable(folder: Path, scan: Scan) -> None:
     Raises:
         OutputError: `folder` holds another scan's result, or a file of the same name that is someone else's work.
     """
-    present = [name for name in FILES if (folder / name).exists()]
+    present = [name for name in NAMES if (folder / name).exists()]
     if not present:
         return
     there = earlier(folder)
@@ -135,6 +141,7 @@ def publish(staged: Path, folder: Path, scan: Scan) -> dict[str, Path]:
     """
     try:
         check_replaceable(folder, scan)
+        made = _there(staged)
         with _explained(folder):
             if folder.is_dir():
                 _exchange(staged, folder)
@@ -145,7 +152,7 @@ def publish(staged: Path, folder: Path, scan: Scan) -> dict[str, Path]:
     except BaseException:
         discard(staged)
         raise
-    return {name: folder / name for name in FILES}
+    return {name: folder / name for name in made}
 
 
 def discard(staged: Path) -> None:
@@ -177,9 +184,11 @@ def recover(folder: Path) -> None:
     for staged in [*folder.glob(leftovers), *folder.parent.glob(leftovers)]:
         exchanged = staged / _EARLIER
         if exchanged.is_dir():
-            waiting = [name for name in FILES if (staged / name).exists()]
+            waiting = _there(staged)
             if waiting:  # cut off while files were exchanged
-                moved = [name for name in FILES if name not in waiting and (folder / name).exists()]
+                # The first of all files comes in when the last of the earlier ones is out.
+                came_in = next(iter(FILES)) not in waiting
+                moved = [name for name in _there(folder) if came_in and name not in waiting]
                 moves = [(folder / name, staged / name) for name in moved]
                 moves += [(path, folder / path.name) for path in exchanged.iterdir()]
                 for source, target in moves:
@@ -188,12 +197,17 @@ def recover(folder: Path) -> None:
         shutil.rmtree(staged)
 
 
+def _there(folder: Path) -> list[str]:
+    """Which files of a result lie in `folder`, those first that every result has."""
+    return [name for name in NAMES if (folder / name).exists()]
+
+
 def _exchange(staged: Path, folder: Path) -> None:
     """Rename the staged files into `folder`, the earlier ones out of it; if one fails, all go back."""
     replaced = staged / _EARLIER
     replaced.mkdir()
-    moves = [(folder / name, replaced / name) for name in FILES if (folder / name).exists()]
-    moves += [(staged / name, folder / name) for name in FILES]
+    moves = [(folder / name, replaced / name) for name in _there(folder)]
+    moves += [(staged / name, folder / name) for name in _there(staged)]
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
@@ -215,12 +229,16 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
     _write_image(lesions, folder / "lesions.seg.nrrd")
     progress(0.3, "Writing the anomaly map")
     _write_nifti(scan.native_image(_rounded(result.anomaly)), folder / "anomaly.nii.gz")
+    if result.healthy_hu is not None:
+        _write_nifti(scan.native_image(result.healthy_hu.round().astype(np.int16)), folder / "healthy.nii.gz")
+    if result.agreement is not None:
+        _write_nifti(scan.native_image(_rounded(result.agreement)), folder / "agreement.nii.gz")
     progress(0.7, "Writing the report")
     (folder / "report.html").write_text(report.render(result), encoding="utf-8")
-    hashes = {name: _sha256(folder / name) for name in FILES if name != MEASUREMENTS}
+    hashes = {name: _sha256(folder / name) for name in _there(folder)}
     numbers = json.dumps(_measurements(result, hashes), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MEASUREMENTS).write_text(numbers + "\n", encoding="utf-8")
-    for name in FILES:
+    for name in _there(folder):
         with (folder / name).open("rb+") as file:
             os.fsync(file.fileno())
     progress(1.0, "Written")

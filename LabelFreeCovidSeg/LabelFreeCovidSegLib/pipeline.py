@@ -43,6 +43,7 @@ class Result:
     Attributes:
         classes: (k, j, i) uint8: 0 no lesion, 1 ground glass, 2 consolidation.
         anomaly: (k, j, i) float32 score of the method, 0 outside the lungs.
+        healthy_hu, agreement: of methods that give them; see `Prediction`.
     """
 
     scan: Scan
@@ -51,6 +52,8 @@ class Result:
     anomaly: np.ndarray
     measurements: Measurements
     run: Run
+    healthy_hu: np.ndarray | None = None
+    agreement: np.ndarray | None = None
 
 
 def segment(
@@ -65,7 +68,7 @@ def segment(
 
     Args:
         scan: from `read.read` or `Scan.from_image`.
-        method: a name of `methods.base.REGISTRY`.
+        method: a name of `methods.base.REGISTRY`, or several joined by "+": their consensus.
         lungs: as for `lungs.find_lungs`.
         device_name: one of `device.DEVICES`. Out of CUDA memory, the network is run again on the CPU, and the result
             says so.
@@ -98,7 +101,9 @@ def segment(
         warnings=lung_mask.warnings + prediction.warnings + retried,
     )
     progress(1.0, "Measuring")
-    return Result(scan, lung_mask, classes, prediction.score, measurements, run)
+    return Result(
+        scan, lung_mask, classes, prediction.score, measurements, run, prediction.healthy_hu, prediction.agreement
+    )
 
 
 def _predict(

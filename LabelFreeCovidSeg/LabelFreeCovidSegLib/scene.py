@@ -25,7 +25,9 @@ Node = Any
 """A `vtkMRMLNode`; the wrapped classes carry no types."""
 
 LESION_FILE, LUNG_FILE = "lesions.nii.gz", "lungs.nii.gz"
-ANOMALY_FILE, HEALTHY_FILE = "anomaly.nii.gz", "healthy.nii.gz"
+ANOMALY_FILE = "anomaly.nii.gz"
+VOLUMES = {"anomaly map": ANOMALY_FILE, "healthy": "healthy.nii.gz", "agreement": "agreement.nii.gz"}
+"""Role of each volume of a result -> its file; but for the first, only some methods make one."""
 
 # The CT refers to its results by these roles, and each result back to its CT: together with an unchanged name, that is
 # how a node is known as ours. A copy is not what the CT refers to, and a renamed node is its user's.
@@ -36,12 +38,13 @@ _NAME_ATTRIBUTE = "LabelFreeCovidSeg.name"
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The nodes of one result; `anomaly` and `healthy` only where they were asked for and the method gives them."""
+    """The nodes of one result; the last three only where they were asked for and the method gives them."""
 
     lesions: Node
     lungs: Node
     anomaly: Node | None = None
     healthy: Node | None = None
+    agreement: Node | None = None
 
 
 def write_volume(ct: Node, path: Path) -> None:
@@ -87,10 +90,8 @@ def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
 
 def shown(ct: Node) -> Shown | None:
     """What an earlier call of `show` made of this CT and is still there, in this scene or in the file it came from."""
-    nodes = {role: _result(ct, role) for role in ("lesions", "lungs", "anomaly map", "healthy")}
-    if nodes["lesions"] is None or nodes["lungs"] is None:
-        return None
-    return Shown(nodes["lesions"], nodes["lungs"], nodes["anomaly map"], nodes["healthy"])
+    lesions, lungs, *volumes = (_result(ct, role) for role in ("lesions", "lungs", *VOLUMES))
+    return None if lesions is None or lungs is None else Shown(lesions, lungs, *volumes)
 
 
 def measure(result: Shown, ct: Node) -> Measurements:
@@ -150,7 +151,8 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
     Args:
         folder: where `python -m LabelFreeCovidSegLib segment` wrote.
         lesions: the segmentation node to fill, instead of the CT's own.
-        anomaly: show the anomaly map and, if the method made one, the healthy reconstruction as volumes, too.
+        anomaly: show the anomaly map as a volume, too, and if the method made them, the healthy reconstruction and the
+            agreement of several methods.
         surface: make the lesions' closed surface, for 3-D views (seconds).
 
     Raises:
@@ -162,10 +164,8 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
     # Whatever is wrong with the files comes to light before the first change of the scene.
     lesion_labels = _read(folder / LESION_FILE, grid).astype(np.uint8, copy=False)
     lung_labels = _read(folder / LUNG_FILE, grid).astype(np.uint8, copy=False)
-    # In whole percent a volume takes a quarter of the memory, and a quarter of the time to show.
-    percent = _percent(_read(folder / ANOMALY_FILE, grid)) if anomaly else None
-    makes_one = anomaly and (folder / HEALTHY_FILE).is_file()
-    healthy = _read(folder / HEALTHY_FILE, grid).astype(np.int16) if makes_one else None
+    made = [role for role, file in VOLUMES.items() if file == ANOMALY_FILE or (folder / file).is_file()]
+    volumes = {role: _values(role, _read(folder / VOLUMES[role], grid)) for role in made} if anomaly else {}
 
     with _all_or_nothing() as undo:
         lesions = lesions or _own(ct, "lesions") or _add(ct, "vtkMRMLSegmentationNode", "lesions", undo)
@@ -177,13 +177,14 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
             lungs.GetDisplayNode().SetVisibility(False)
         _fill(lungs, ct, LUNGS, lung_labels, undo)
         _adopt(lungs, ct, "lungs", undo)
-        anomaly_node = None if percent is None else _show_volume(percent, "anomaly map", ct, undo, _color)
-        healthy_node = None if healthy is None else _show_volume(healthy, "healthy", ct, undo, _like(ct))
+        nodes = {
+            role: _show_volume(values, role, ct, undo, _like(ct) if role == "healthy" else _color)
+            for role, values in volumes.items()
+        }
         _update_surface(lesions, surface)
-        for role, made in (("anomaly map", anomaly_node), ("healthy", healthy_node)):
-            if made is None:
-                _forget(ct, role, undo)
-    return Shown(lesions, lungs, anomaly_node, healthy_node)
+        for role in VOLUMES.keys() - nodes.keys():
+            _forget(ct, role, undo)
+    return Shown(lesions, lungs, *map(nodes.get, VOLUMES))
 
 
 def _grid(ct: Node) -> Grid:
@@ -346,9 +347,11 @@ def _update_surface(node: Node, wanted: bool) -> None:
         node.CreateClosedSurfaceRepresentation()
 
 
-def _percent(score: np.ndarray) -> np.ndarray:
-    """0..1 as 0..100, uint8."""
-    return np.rint(score * np.float32(100)).astype(np.uint8)
+def _values(role: str, volume: np.ndarray) -> np.ndarray:
+    """HU as int16; a share in whole percent, which takes a quarter of the memory, and a quarter of the time to show."""
+    if role == "healthy":
+        return volume.astype(np.int16, copy=False)
+    return np.rint(volume * np.float32(100)).astype(np.uint8)
 
 
 def _show_volume(values: np.ndarray, role: str, ct: Node, undo: ExitStack, look: Callable[[Node], None]) -> Node:
@@ -368,7 +371,7 @@ def _show_volume(values: np.ndarray, role: str, ct: Node, undo: ExitStack, look:
 
 
 def _color(display: Node) -> None:
-    """Show an anomaly map as an overlay: transparent below 5 %, brightest at 100 %."""
+    """Show a share as an overlay: transparent below 5 %, brightest at 100 %."""
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 100.0)

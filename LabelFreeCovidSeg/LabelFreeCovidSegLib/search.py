@@ -39,7 +39,7 @@ def scans(folder: Path, out: Path) -> list[Path]:
         for root, folders, names in os.walk(folder, onerror=_stop):
             here = Path(root)
             folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != out)
-            results = output.FILES.keys() if output.earlier(here) else set()
+            results = output.NAMES.keys() if output.earlier(here) else set()
             files = [here / name for name in names if not name.startswith(".") and name not in results]
             found += [file for file in files if _has_format(file) and _may_be_ct(file)]
             others = [file for file in files if not _has_format(file) and file.is_file()]  # a link may lead nowhere

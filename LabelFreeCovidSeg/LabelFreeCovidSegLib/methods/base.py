@@ -1,4 +1,7 @@
-"""What every method is to the rest of the program: a card that describes it, and `predict`."""
+"""What every method is to the rest of the program: a card that describes it, and `predict`.
+
+A method goes by its name in `REGISTRY`. Several names joined by "+" are a method, too: their consensus.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class Card:
 
     Attributes:
         seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+        networks: what the model store calls the weights that it runs on; none for a method without networks.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Card:
     summary: str
     citation: str
     seconds_per_megavoxel: float = 0.5
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,8 @@ class Prediction:
         healthy_hu: (k, j, i) float32, the scan as it would be without disease, for methods that reconstruct it.
         classes: (k, j, i) uint8: 0 no lesion, 1 ground glass, 2 consolidation, for methods that tell them apart.
         warnings: what a reader of the result should look at, one sentence each.
+        calibrated: whether `score` is the probability of lesion, as measured on lesions that are known.
+        agreement: (k, j, i) float32, share of the methods that call the voxel lesion, for a consensus.
     """
 
     lesion: np.ndarray
@@ -50,6 +57,8 @@ class Prediction:
     healthy_hu: np.ndarray | None = None
     classes: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    calibrated: bool = False
+    agreement: np.ndarray | None = None
 
 
 class Method(Protocol):
@@ -65,21 +74,50 @@ class Method(Protocol):
 
 
 REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
-"""Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. A method whose weights do not
+"""Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. Importing the module must not
+need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
+
+JOINT = "+"
+
+
+def members(name: str) -> tuple[str, ...]:
+    """The names in `REGISTRY` that a method's name consists of: one, or several for their consensus.
+
+    Raises:
+        LabelFreeCovidSegError: one of them is not in the registry, or stands there twice.
+    """
+    names = tuple(name.split(JOINT))
+    for each in names:
+        if each not in REGISTRY:
+            raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
+        if names.count(each) > 1:
+            raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
+    return names
 
 
 def card(name: str) -> Card:
-    """The card of a method. Raises `LabelFreeCovidSegError` for a name that is not in the registry."""
-    return _module(name).CARD
+    """The card of a method, or of the consensus of several. Raises `LabelFreeCovidSegError` as `members` does."""
+    cards = [_module(each).CARD for each in members(name)]
+    return cards[0] if len(cards) == 1 else _consensus().card(cards)
 
 
 def load(name: str) -> Method:
-    """The method with the weights that ship. Raises `WeightsError` when those are missing or damaged."""
-    return _module(name).load()
+    """The method with the weights on this computer.
+
+    Raises:
+        LabelFreeCovidSegError: as `members`. WeightsError: weights are missing or damaged.
+    """
+    names = members(name)
+    return _module(name).load() if len(names) == 1 else _consensus().load(names)
 
 
 def _module(name: str) -> ModuleType:
-    if name not in REGISTRY:
-        raise LabelFreeCovidSegError(f"There is no method '{name}'. Choose one of: {', '.join(REGISTRY)}.")
     return importlib.import_module(REGISTRY[name])
+
+
+def _consensus() -> ModuleType:
+    """Imported late, because it stands on this module."""
+    from LabelFreeCovidSegLib.methods import consensus
+
+    return consensus

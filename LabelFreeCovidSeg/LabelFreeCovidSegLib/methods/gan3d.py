@@ -38,6 +38,7 @@ CARD = Card(
     citation="Shabani S, Homayounfar M, Vardhanabhuti V, Nikouei Mahani MA, Koohi-Moghadam M. Self-supervised "
     "region-aware segmentation of COVID-19 CT images using 3D GAN and contrastive learning. Comput Biol Med "
     "2022;149:106033. doi:10.1016/j.compbiomed.2022.106033",
+    networks=("gan3d",),
 )
 
 WINDOW_HU = (-1000.0, 400.0)
@@ -213,7 +214,7 @@ class Gan3D:
             score = frame.paste(found, lungs)
         low, high = WINDOW_HU
         without = scan.hu - excess * np.float32(high - low)
-        return Prediction(preset.threshold.lesion(score).astype(np.uint8), score, without)
+        return Prediction(preset.threshold.lesion(score).astype(np.uint8), score, healthy_hu=without)
 
 
 def removed(image: np.ndarray, made: np.ndarray) -> np.ndarray:

@@ -12,21 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
-from torch import nn
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.inference import predict_tiles
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
-from LabelFreeCovidSegLib.networks.res_unet import PAPER_CHANNELS, ResUNet
 from LabelFreeCovidSegLib.postprocess import Lengths, box_mean, close, dilate
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM, V2, WITH_CONSOLIDATION, LesionModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 
 CARD = Card(
     name="normnet",
@@ -35,6 +37,7 @@ CARD = Card(
     "Whatever else is bright is lesion, and is grown into its darker rim.",
     citation="Yao Q, Xiao L, Liu P, Zhou SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. "
     "IEEE Trans Med Imaging 2021;40(10):2808-2819. doi:10.1109/TMI.2021.3066161",
+    networks=("normnet",),
 )
 
 WINDOW_HU = (-800.0, 100.0)
@@ -130,8 +133,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("paper", UNIT_MM, (32, 512, 512), PAPER_CHANNELS, batch=8, iterations=2000, models=5),
-        Preset("paper-v2", UNIT_MM, (32, 512, 512), PAPER_CHANNELS, batch=8, iterations=3500, models=5, lesions=V2),
+        Preset("paper", UNIT_MM, (32, 512, 512), (16, 32, 64, 128, 256), batch=8, iterations=2000, models=5),
+        Preset("paper-v2", UNIT_MM, (32, 512, 512), (16, 32, 64, 128, 256), batch=8, iterations=3500, models=5,
+               lesions=V2),
         # Ships: a quarter of the parameters, and crops that a CPU can train on; as an iteration sees a thirtieth of
         # the paper's voxels, it learns faster from each, and cools down at the end because one model must not depend
         # on where it stopped. Augmented, because few scans must stand for the paper's 453.
@@ -292,7 +296,9 @@ def conclude(
     score = doubt(work.intensity, probabilities, work.lung, spacing)
     if calibration:
         score = np.interp(score, *np.transpose(calibration)).astype(np.float32)
-    return Prediction((work.paste(lesion, lungs) >= 0.5).astype(np.uint8), work.paste(score, lungs))
+    return Prediction(
+        (work.paste(lesion, lungs) >= 0.5).astype(np.uint8), work.paste(score, lungs), calibrated=bool(calibration)
+    )
 
 
 class NormNet:
@@ -317,6 +323,8 @@ class NormNet:
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan."""
+        from LabelFreeCovidSegLib.inference import predict_tiles
+
         progress(0.0, "Preparing the lungs")
         work = Working.of(scan, lungs, self.preset.spacing_mm)
         shares = np.linspace(0.05, 0.85, len(self.networks) + 1)
@@ -330,6 +338,8 @@ class NormNet:
 
 def build(preset: Preset) -> ResUNet:
     """An untrained network of a preset: class 0 the rest, class 1 bright healthy tissue."""
+    from LabelFreeCovidSegLib.networks.res_unet import ResUNet
+
     return ResUNet(preset.channels)
 
 
@@ -339,6 +349,8 @@ def load(store: Path | None = None) -> NormNet:
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
+    from LabelFreeCovidSegLib import weights
+
     entry, states = weights.load(CARD.name, store)
     preset = PRESETS[entry.recipe["preset"]]
     networks = [weights.fill(build(preset), state, entry).eval() for state in states]

@@ -1,16 +1,17 @@
-"""How it is segmented: the method with its card, and the device."""
+"""How it is segmented: the method with its card, others that vote with it, and the device."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+import qt
 from slicer.i18n import tr as _
 
 from LabelFreeCovidSegLib import store
 from LabelFreeCovidSegLib.device import DEVICES
-from LabelFreeCovidSegLib.errors import WeightsError
-from LabelFreeCovidSegLib.methods.base import REGISTRY, card
+from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, WeightsError
+from LabelFreeCovidSegLib.methods.base import JOINT, REGISTRY, card
 from LabelFreeCovidSegLib.panel import estimate
 from LabelFreeCovidSegLib.panel.section import Choice, Section
 
@@ -22,26 +23,52 @@ def device_titles() -> dict[str, str]:
 
 
 class MethodSection(Section):
-    """Two combo boxes and the card under them."""
+    """Two combo boxes, a check box for each method that may vote with the chosen one, and the card under them."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         titles = {name: card(name).title for name in REGISTRY}
-        self._method = Choice(ui.methodComboBox, titles, lambda name: setattr(self.parameters, "method", name))
+        self._method = Choice(ui.methodComboBox, titles, self._lead)
+        self._voters = {name: self._voter(name, title) for name, title in titles.items()}
+        ui.votersLabel.visible = ui.votersWidget.visible = len(titles) > 1
         self._device = Choice(ui.deviceComboBox, device_titles(), lambda name: setattr(self.parameters, "device", name))
 
     def show(self) -> None:
         if self.parameters is None:
             return
-        self._method.show(self.parameters.method)
+        chosen, *voters = self.parameters.method.split(JOINT)
+        self._method.show(chosen)
+        for name, box in self._voters.items():
+            box.visible = name != chosen
+            box.checked = name in voters
         self._device.show(self.parameters.device)
         self._ui.cardLabel.text = self._card()
 
+    def _voter(self, name: str, title: str) -> Any:
+        """A check box that lets a method vote."""
+        box = qt.QCheckBox(title)
+        box.toolTip = self._ui.votersWidget.toolTip
+        box.connect("clicked(bool)", lambda checked: self._vote(name, checked))
+        self._ui.votersWidget.layout().addWidget(box)
+        return box
+
+    def _lead(self, name: str) -> None:
+        _chosen, *voters = self.parameters.method.split(JOINT)
+        self.parameters.method = JOINT.join([name, *(voter for voter in voters if voter != name)])
+
+    def _vote(self, name: str, votes: bool) -> None:
+        others = [member for member in self.parameters.method.split(JOINT) if member != name]
+        self.parameters.method = JOINT.join([*others, name] if votes else others)
+
     def _card(self) -> str:
         """What to know before choosing this method, as rich text."""
-        its = card(self.parameters.method)
+        try:
+            its = card(self.parameters.method)
+        except LabelFreeCovidSegError as error:
+            return f"<b>{escape(str(error))}</b>"
         cite = _("<b>Please cite</b> {citation}").format(citation=escape(its.citation))
-        return "<br>".join([escape(its.summary), *_networks(its.name), cite, self._time(its)])
+        lines = [line for network in its.networks for line in _networks(network)]
+        return "<br>".join([escape(its.summary), *dict.fromkeys(lines), cite, self._time(its)])
 
     def _time(self, its: Any) -> str:
         ct = self.parameters.inputVolume
@@ -52,14 +79,14 @@ class MethodSection(Section):
         return _("<b>Time</b> about {time} for this CT, {basis}").format(time=estimate.words(seconds), basis=basis)
 
 
-def _networks(method: str) -> list[str]:
-    """What its networks were trained on, and under which licence they come, as rich text."""
+def _networks(name: str) -> list[str]:
+    """What networks of this name were trained on, and under which licence they come, as rich text."""
     try:
-        stored = store.find(method)
+        stored = store.find(name)
     except WeightsError as error:
         return [f"<b>{escape(str(error))}</b>"]
     if stored is None:
-        return [_("<b>Its networks are not installed.</b> See Models below.")]
+        return [_("<b>The networks of {name} are not installed.</b> See Models below.").format(name=name)]
     names = ", ".join(sorted({row["collection"] for row in stored.entry.scans}))
     licence = stored.entry.licence
     if not stored.entry.licence_confirmed:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from LabelFreeCovidSegLib.panel.section import Choice, Section
 from LabelFreeCovidSegLib.scene import shown
 
-NONE, ANOMALY, HEALTHY = OVERLAYS = ("none", "anomaly", "healthy")
+NONE, ANOMALY, HEALTHY, AGREEMENT = "none", "anomaly", "healthy", "agreement"
 
 
 class ResultSection(Section):
@@ -21,8 +21,9 @@ class ResultSection(Section):
         self._overlaid = False
         titles = {
             NONE: _("None"),
-            ANOMALY: _("Anomaly map: probability of lesion"),
+            ANOMALY: _("Anomaly map"),
             HEALTHY: _("Healthy reconstruction"),
+            AGREEMENT: _("Agreement of the methods"),
         }
         self._overlay = Choice(ui.overlayComboBox, titles, lambda name: setattr(self.parameters, "overlay", name))
 
@@ -41,7 +42,8 @@ class ResultSection(Section):
         _set(display, "Visibility3D", parameters.showSurface)
         if parameters.showSurface:
             result.lesions.CreateClosedSurfaceRepresentation()  # does nothing where there is one
-        self._lay(parameters, {ANOMALY: result.anomaly, HEALTHY: result.healthy}.get(parameters.overlay))
+        nodes = {ANOMALY: result.anomaly, HEALTHY: result.healthy, AGREEMENT: result.agreement}
+        self._lay(parameters, nodes.get(parameters.overlay))
 
     def _lay(self, parameters: Any, node: Any) -> None:
         """Lay `node` over the slices; a foreground that somebody else has chosen is left alone."""

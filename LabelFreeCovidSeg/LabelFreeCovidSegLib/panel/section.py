@@ -47,5 +47,5 @@ class Choice:
         box.connect("activated(int)", lambda index: self._chosen(self._names[index]))
 
     def show(self, name: str) -> None:
-        """Show the entry called `name`."""
-        self._box.setCurrentIndex(self._names.index(name))
+        """Show the entry called `name`; nothing if there is none, as in a scene of another version."""
+        self._box.setCurrentIndex(self._names.index(name) if name in self._names else -1)
