@@ -12,7 +12,7 @@ from scipy import ndimage
 SPACING = (6.0, 5.0, 5.0)
 SHAPE = (32, 40, 56)
 NEVER = replace(
-    illness.CHANCES, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
+    illness.CHANCES, denser=0.0, pushed=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
     effusion=0.0, diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0,
     cavity=0.0,
 )  # fmt: skip
@@ -146,6 +146,20 @@ def test_ground_glass_is_denser_than_air_and_thinner_than_blood(chest, monkeypat
         inner = ndimage.binary_erosion(chest.labels > 0, iterations=3)
         assert (hu[inner] > chest.hu[inner]).mean() > 0.9
         assert hu[inner].max() < 0
+
+
+def test_blood_that_bulges_from_the_middle_is_no_lung(chest, monkeypatch):
+    for seed in range(5):
+        hu, labels = ill(chest, monkeypatch, seed, pushed=1.0, pushed_mm=(12.0, 16.0), pushed_off_mm=0.0)
+        lost = (chest.labels > 0) & (labels == 0)
+        assert lost.any()
+        np.testing.assert_array_equal(labels[~lost], chest.labels[~lost])
+        for side, toward in ((1, 1), (2, -1)):
+            here, there = lost & (chest.labels == side), labels == side
+            assert here.sum() < 0.3 * there.sum()
+            if here.any():
+                assert toward * (np.nonzero(here)[2].mean() - np.nonzero(there)[2].mean()) > 0
+        assert np.median(hu[lost]) > 0
 
 
 def test_fluid_is_no_lung_lies_at_the_back_and_looks_like_water(chest, monkeypatch):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from LabelFreeCovidSegLib.lungs.base import RIGHT
 from LabelFreeCovidSegLib.scan import bounding_box
 from LabelFreeCovidSegLib.training.fields import sigmoid, smooth_noise
 
@@ -38,6 +39,13 @@ class Chances:
     dependent_hu: Span = (0.0, 300.0)
     dependent_mm: Span = (15.0, 60.0)
     """Density added at the lowest point of a lung on its back, and the height over which it falls to 1 / e."""
+    pushed: float = 0.4
+    pushed_mm: Span = (10.0, 40.0)
+    """Radius of what bulges into the lung from the middle: a winding aorta, a large heart."""
+    pushed_off_mm: float = 15.0
+    """How far from the lung's border its axis lies, either way."""
+    pushed_share: float = 0.3
+    """Of the lung at most."""
     emphysema: float = 0.1
     emphysema_mm: Span = (6.0, 20.0)
     ground_glass: float = 0.45
@@ -89,7 +97,7 @@ def fall_ill(
         labels: uint8.
 
     Returns:
-        HU, changed in the labels and their rim only, and the labels without what is pleural fluid now.
+        HU, changed in the labels and their rim only, and the labels without what is blood or pleural fluid now.
     """
     hu, labels = hu.copy(), labels.copy()
     diseased = rng.random() < CHANCES.diseased
@@ -98,11 +106,13 @@ def fall_ill(
             continue
         box = bounding_box(labels == side, (2, 2, 2))
         lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng)
+        if lung.chance(CHANCES.pushed):
+            lung.give_way(toward=1 if side == RIGHT else -1)
         lung.breathe()
         if diseased:
             lung.sicken()
         hu[box] = lung.hu
-        labels[box][lung.fluid] = 0
+        labels[box][lung.lost] = 0
     return hu, labels
 
 
@@ -111,18 +121,17 @@ class Lung:
 
     Attributes:
         hu: (k, j, i) float32, changed by every method.
-        fluid: bool, where pleural fluid has taken the lung's place.
+        lost: bool, where blood or pleural fluid has taken the lung's place.
     """
 
     def __init__(
         self, hu: np.ndarray, mask: np.ndarray, beside: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator
     ) -> None:
         self.hu, self.mask, self.mm, self.rng = hu.copy(), mask, spacing_mm, rng
-        self.fluid = np.zeros(mask.shape, bool)
+        self.lost = np.zeros(mask.shape, bool)
         low, high = RIM_HU
-        rim = ndimage.binary_dilation(mask, np.ones((3, 3, 3))) & beside & (hu > low) & (hu < high)
-        self.where = mask | rim
-        self.depth = ndimage.distance_transform_edt(mask, spacing_mm).astype(np.float32)
+        self.rim = ndimage.binary_dilation(mask, np.ones((3, 3, 3))) & beside & (hu > low) & (hu < high)
+        self._measure()
         # -1 at the lung's base, front and right end, 1 at its apex, back and left end.
         self.across = np.ix_(
             *(
@@ -130,6 +139,10 @@ class Lung:
                 for n, side in zip(mask.shape, bounding_box(mask), strict=True)
             )
         )
+
+    def _measure(self) -> None:
+        self.where = self.mask | self.rim
+        self.depth = ndimage.distance_transform_edt(self.mask, self.mm).astype(np.float32)
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -147,6 +160,34 @@ class Lung:
     def mix(self, share: np.ndarray, density: np.ndarray | float) -> None:
         """Let `share` of each voxel take `density`, unless it is denser: vessels stay."""
         self.hu += np.where(self.where, share * np.maximum(density - self.hu, 0), 0).astype(np.float32)
+
+    def give_way(self, toward: int) -> None:
+        """To a winding tube of blood that bulges into the lung from the middle of the chest.
+
+        Args:
+            toward: where along i the middle of the chest lies, 1 or -1.
+        """
+        k, j, i = np.nonzero(self.mask)
+        row = int(self.rng.integers(j.min(), j.max() + 1))
+        border = [edge.max() * toward for n in np.unique(k) if (edge := i[(k == n) & (abs(j - row) < 3)] * toward).size]
+        if not border:
+            return
+        radius = float(np.exp(self.rng.uniform(*np.log(CHANCES.pushed_mm))))
+        column = np.median(border) + (self.rng.uniform(-1, 1) * CHANCES.pushed_off_mm) / self.mm[2]
+        bends = self.rng.uniform(-10, 10, (2, 2)) / self.mm[1:]
+        along = np.linspace(-1, 1, self.mask.shape[0])
+        middles = [c + b[0] * np.sin(np.pi * along) + b[1] * along for c, b in zip((row, column), bends.T, strict=True)]
+        y, x = (
+            (np.arange(n) - m[:, None]) * mm for n, m, mm in zip(self.mask.shape[1:], middles, self.mm[1:], strict=True)
+        )
+        blood = sigmoid((radius - np.hypot(y[:, :, None], x[:, None, :])) / 1.2) * self.where
+        lost = self.mask & (blood > 0.5)
+        if lost.sum() > CHANCES.pushed_share * self.mask.sum():
+            return
+        self.hu += (blood * (self.tissue() + 5 * self.noise(15.0) - self.hu)).astype(np.float32)
+        self.lost |= lost
+        self.mask = self.mask & ~lost
+        self._measure()
 
     def breathe(self) -> None:
         """Less air in the lung, towards the back above all; or more of it where walls are destroyed."""
@@ -259,4 +300,4 @@ class Lung:
             self.mix(sigmoid((score - pressed) / 0.04), self.draw(CHANCES.atelectasis_hu) + 4 * self.noise(15.0))
         fluid = sigmoid((score - level) / 0.015) * self.where
         self.hu += (fluid * (self.draw(CHANCES.fluid_hu) - self.hu)).astype(np.float32)
-        self.fluid = self.mask & (fluid > 0.5)
+        self.lost |= self.mask & (fluid > 0.5)
