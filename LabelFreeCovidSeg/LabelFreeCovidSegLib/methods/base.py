@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from LabelFreeCovidSegLib.scan import Scan
 
 
+HU, CLAHE256 = "hu", "clahe256"
+
+
 @dataclass(frozen=True)
 class Card:
     """What a user should know of a method before choosing it.
 
     Attributes:
         seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+        picture_mm: how thick a stack of itself a single picture has to be repeated to, to be segmented; 0 where each
+            slice is segmented by itself, None where pictures make no sense.
+        domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
+            (`training.clahe`). With both kinds of weights, `load` decides.
     """
 
     name: str
@@ -31,6 +38,8 @@ class Card:
     summary: str
     citation: str
     seconds_per_megavoxel: float = 0.5
+    picture_mm: float | None = None
+    domain: str = HU
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ CARD = Card(
     "healthy. What it takes away is lesion.",
     citation="Fang C, Liu Y, Liu M, Qiu X, Liu Y, Li Y, Wen J, Yang Y. Unsupervised COVID-19 Lesion Segmentation in CT "
     "Using Cycle Consistent Generative Adversarial Network. arXiv:2111.11602 (2021)",
+    picture_mm=0.0,
 )
 
 WINDOW_HU = (-800.0, 100.0)

@@ -35,6 +35,7 @@ CARD = Card(
     "Whatever else is bright is lesion, and is grown into its darker rim.",
     citation="Yao Q, Xiao L, Liu P, Zhou SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. "
     "IEEE Trans Med Imaging 2021;40(10):2808-2819. doi:10.1109/TMI.2021.3066161",
+    picture_mm=24.0,
 )
 
 WINDOW_HU = (-800.0, 100.0)
