@@ -23,7 +23,7 @@ TISSUE_HU = 40.0
 LEAST_CONTRAST = 30
 """Grey levels between the anchors; with fewer, one level is more than 30 HU."""
 LEAST_WIDTH_HU, LARGEST_WIDTH_HU = 500.0, 5000.0
-LUNG_RANGE_HU = (-980.0, -650.0)
+LUNG_RANGE_HU = (-930.0, -650.0)
 """What the lungs must come out as if air is to be believed; else the dark around the body is no air, but filled in."""
 AERATED_PERCENTILE = 25.0
 """Of the lungs: a lesion is brighter, and so it hardly moves this even where half of the lung is ill."""
@@ -102,7 +102,7 @@ def calibrate(grey: np.ndarray, lungs: np.ndarray, name: str) -> Calibration:
     bright = _mode(tissue, brightest=True)
     spread = float(np.subtract(*np.percentile(tissue, [75, 25]))) / (bright - lung)
     found = Calibration("lung", lung, LUNG_HU, bright, TISSUE_HU, spread)
-    outside = _outside(smooth, middle, lungs)
+    outside = _outside(smooth, (smooth < middle) & ~lungs, NEAR[0] * unit)
     if outside.size >= grey.size / 100 and (air := _mode(outside)) > CLIPPED:
         by_air = Calibration("air", air, AIR_HU, bright, TISSUE_HU, spread)
         low, high = LUNG_RANGE_HU
@@ -126,9 +126,9 @@ def pixel_mm(lungs: np.ndarray) -> float:
     return min(LUNGS_WIDTH_MM / float(columns[-1] - columns[0] + 1), LARGEST_FIELD_MM / max(lungs.shape))
 
 
-def _outside(smooth: np.ndarray, middle: float, lungs: np.ndarray) -> np.ndarray:
-    """The greys, black excepted, of the dark regions that hold a corner of the picture."""
-    regions, _ = ndimage.label((smooth < middle) & ~lungs)
+def _outside(smooth: np.ndarray, dark: np.ndarray, margin: float) -> np.ndarray:
+    """The greys, black excepted, of the dark regions that hold a corner of the picture, past their blurred edge."""
+    regions, _ = ndimage.label(ndimage.distance_transform_edt(dark) > margin)
     corners = regions[[0, 0, -1, -1], [0, -1, 0, -1]]
     values = smooth[np.isin(regions, corners[corners > 0])]
     return values[values > CLIPPED]  # what lies beyond the scan circle is blacker than air

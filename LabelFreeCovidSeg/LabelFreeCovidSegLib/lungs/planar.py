@@ -52,8 +52,14 @@ def find(grey: np.ndarray) -> np.ndarray:
     kept = (sizes > LEAST_SHARE * grey.size) & (sizes >= LEAST_OF_LARGEST * sizes.max())
     lungs = np.zeros_like(dark)
     for region in np.flatnonzero(kept):
-        lungs |= ndimage.binary_fill_holes(closing(regions == region, CLOSING * unit, _PIXELS))
+        lungs |= ndimage.binary_fill_holes(_closed(regions == region, CLOSING * unit))
     return lungs
+
+
+def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """`mask` closed as if there were none of it beyond the picture, where lungs that touch its border end."""
+    pad = int(2 * radius) + 2
+    return closing(np.pad(mask, pad), radius, _PIXELS)[pad:-pad, pad:-pad]
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:

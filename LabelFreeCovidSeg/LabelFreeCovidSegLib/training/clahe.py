@@ -12,6 +12,8 @@ import numpy as np
 SIDE = 256
 CLIP_LIMIT = 7.0
 TILES = (8, 8)
+FLAT_HU = 1.0
+"""Less than that between the darkest and the brightest voxel is rounding."""
 LEAST_LUNG = 0.25
 """Share of lung from which on a pixel of the smaller mask is lung."""
 
@@ -31,8 +33,8 @@ def clahe256(hu: np.ndarray, lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     resized = cv2.resize(hu.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     low, high = float(resized.min()), float(resized.max())
-    grey = ((resized - low) * (255 / max(high - low, np.finfo(np.float32).eps))).astype(np.uint8)
     mask = cv2.resize(lung.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) > LEAST_LUNG
-    if high == low:
-        return grey, mask
+    if high - low < FLAT_HU:
+        return np.zeros((SIDE, SIDE), np.uint8), mask
+    grey = ((resized - low) * (255 / (high - low))).astype(np.uint8)
     return cv2.createCLAHE(CLIP_LIMIT, TILES).apply(grey), mask
