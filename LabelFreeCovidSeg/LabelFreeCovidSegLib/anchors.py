@@ -23,8 +23,9 @@ TISSUE_HU = 40.0
 LEAST_CONTRAST = 30
 """Grey levels between the anchors; with fewer, one level is more than 30 HU."""
 LEAST_WIDTH_HU, LARGEST_WIDTH_HU = 500.0, 5000.0
-LUNG_RANGE_HU = (-930.0, -650.0)
-"""What the lungs must come out as if air is to be believed; else the dark around the body is no air, but filled in."""
+LUNG_RANGE_HU = (-930.0, -400.0)
+"""What the lungs must come out as if air is to be believed, ill ones too; else what is dark around the body is no air,
+but filled in, or clipped."""
 AERATED_PERCENTILE = 25.0
 """Of the lungs: a lesion is brighter, and so it hardly moves this even where half of the lung is ill."""
 SMOOTH = 0.5
@@ -106,7 +107,7 @@ def calibrate(grey: np.ndarray, lungs: np.ndarray, name: str) -> Calibration:
     if outside.size >= grey.size / 100 and (air := _mode(outside)) > CLIPPED:
         by_air = Calibration("air", air, AIR_HU, bright, TISSUE_HU, spread)
         low, high = LUNG_RANGE_HU
-        if bright - air >= LEAST_CONTRAST and low < float(by_air.hu(np.float32(lung))) < high:
+        if bright - air >= LEAST_CONTRAST and low < float(by_air.hu(np.array(lung))) < high:
             found = by_air
     width = found.window_hu[1] - found.window_hu[0]
     if not LEAST_WIDTH_HU <= width <= LARGEST_WIDTH_HU:

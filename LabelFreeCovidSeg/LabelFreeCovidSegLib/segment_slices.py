@@ -38,7 +38,7 @@ CONTENTS = {
 SCHEMA = "labelfreecovidseg.slices/1"
 COLUMNS = (
     "picture", "state", "lesion_percent", "lung_pixels", "lesion_pixels", "lungs", "pixel_mm", "dark_anchor",
-    "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "warnings",
+    "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "tissue_spread", "warnings",
 )  # fmt: skip
 DONE, WITHOUT_LUNGS, NOT_CALIBRATED = "done", "no lungs", "not calibrated"
 """States of a picture. Of one without lungs the mask is empty; one that is not calibrated has none."""
@@ -89,7 +89,6 @@ class Outlined:
     lesion: np.ndarray | None
     guessed: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    spread: float | None = None
 
     def row(self) -> dict[str, Any]:
         """The picture's line in the table."""
@@ -128,14 +127,13 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     staged = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
     session.when_cancelled(lambda: output.discard(staged))
     try:
-        rows, spreads = [], []
+        rows = []
         for number, file in enumerate(files):
             its_part = part(progress, 0.05 + 0.9 * number / len(files), 0.05 + 0.9 * (number + 1) / len(files))
             outlined, compute = segment(pictures.read(file), model, choices, compute, its_part)
             _write_pictures(outlined, staged)
             rows.append(outlined.row())
-            spreads += [outlined.spread] if outlined.spread is not None else []
-        warnings = _of_all(spreads, model.card)
+        warnings = _of_all(rows, model.card)
         made_with = {
             "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
             "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
@@ -205,7 +203,6 @@ def segment(
         return Outlined(picture, WITHOUT_LUNGS, in_file, np.zeros_like(in_file), guessed, (why,)), compute
     guessed["pixel_mm"] = round(choices.pixel_mm or anchors.pixel_mm(lungs), 3)
     warnings: tuple[str, ...] = ()
-    spread = None
     if choices.equalised:
         low, high = EQUALISED_HU
         hu = low + upright.hu * np.float32((high - low) / 255)
@@ -214,16 +211,16 @@ def segment(
             line = anchors.calibrate(upright.hu[0], lungs, picture.name)
         except ScanError as error:
             return Outlined(picture, NOT_CALIBRATED, in_file, None, guessed, (str(error),)), compute
-        hu, warnings, spread = line.hu(upright.hu), line.warnings, line.spread
+        hu, warnings = line.hu(upright.hu), line.warnings
         low, high = (round(end) for end in line.window_hu)
         guessed |= {
-            "dark_anchor": line.dark, "dark_grey": line.dark_grey, "tissue_grey": line.tissue_grey,
-            "window_low_hu": low, "window_high_hu": high,
+            "dark_anchor": line.dark, "dark_grey": round(line.dark_grey, 1), "tissue_grey": round(line.tissue_grey, 1),
+            "window_low_hu": low, "window_high_hu": high, "tissue_spread": round(line.spread, 3),
         }  # fmt: skip
     scan, mask = _stack(upright, hu, lungs, source, guessed["pixel_mm"], model.card.picture_mm or 0.0)
     prediction, compute, retried = pipeline.predict(model, scan, mask, compute, progress)
     lesion = _as_in_file(prediction.lesion[len(scan.hu) // 2] > 0, upright)
-    return Outlined(picture, DONE, in_file, lesion, guessed, warnings + prediction.warnings + retried, spread), compute
+    return Outlined(picture, DONE, in_file, lesion, guessed, warnings + prediction.warnings + retried), compute
 
 
 def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
@@ -263,8 +260,9 @@ def _as_in_file(mask: np.ndarray, upright: Scan) -> np.ndarray:
     return sitk.GetArrayFromImage(upright.native_image(mask[None].astype(np.uint8)))[0] > 0
 
 
-def _of_all(spreads: Sequence[float], card: base.Card) -> tuple[str, ...]:
+def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ...]:
     """What holds for the pictures together."""
+    spreads = [row["tissue_spread"] for row in rows if "tissue_spread" in row]
     found = []
     if card.picture_mm:
         found.append(

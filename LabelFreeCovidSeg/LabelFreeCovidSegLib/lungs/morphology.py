@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-Spacing = tuple[float, ...]
-"""Millimetres along each axis: (k, j, i)."""
+Spacing = tuple[float, float, float]
+"""Millimetres along (k, j, i)."""
 
 
 def distance(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
