@@ -176,7 +176,7 @@ class Thresholds(torch.nn.Module):
         return 20.0 * torch.nn.functional.one_hot(label, 4).movedim(3, 1).float()
 
 
-TINY = replace(cyclegan.PRESETS["small"], widths=(2, 2, 2))
+TINY = replace(cyclegan.PRESETS["small"], widths=(2, 2, 2), spacing_mm=(6.0, 1.5, 1.5))  # thicker than a picture
 
 
 @pytest.mark.parametrize(
