@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from LabelFreeCovidSegLib import __version__
 from LabelFreeCovidSegLib.console import REPORTERS, Outcome, reporter
@@ -96,16 +97,44 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ct", metavar="CT", type=Path, help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "ct", metavar="CT", type=Path, nargs="?", help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU"
+    )
+    what.add_argument(
+        "--slices", metavar="FOLDER", type=Path, help="axial slices as 8-bit PNG or JPEG pictures, instead of a CT"
+    )
     parser.add_argument(
         "-o", "--out", metavar="OUT", type=Path, help="folder for the results (default: <name of CT>-lesions, here)"
     )
     parser.add_argument(
         "--lungs",
         default="classical",
-        help="lungnet, classical, lungmask, or the file of a lung mask (default: classical)",
+        help="lungnet, classical, lungmask, or the file of a lung mask (default: classical); of pictures, a folder of "
+        "masks of the same names (default: found in each picture)",
     )
+    _add_slices_arguments(parser)
     _add_choices(parser)
+
+
+def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
+    """What nobody can see in a picture."""
+    group = parser.add_argument_group("only with --slices")
+    group.add_argument(
+        "--orientation",
+        choices=("LP", "LA", "RP", "RA", "PL", "PR", "AL", "AR"),
+        default="LP",
+        help="where rows, then columns, run to: Left, Right, Anterior, Posterior (default: LP, as radiologists see it)",
+    )
+    group.add_argument("--pixel-mm", type=_positive, help="size of a pixel (default: guessed from the lungs' width)")
+    group.add_argument("--equalised", action="store_true", help="the pictures were equalised place by place (CLAHE)")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +165,8 @@ def _method(name: str) -> str:
 
 
 def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
+    if arguments.slices:
+        return _segment_slices(arguments, session)
     progress = session.reporter.progress
     progress(0.0, "Starting")
     from LabelFreeCovidSegLib import output, segment_file
@@ -146,6 +177,34 @@ def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
         files = output.publish(staged, out, result.scan)
     fields = {"folder": str(out), "files": {name: str(path) for name, path in files.items()}}
     return Outcome(_summary(result, files), fields)
+
+
+def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
+    session.reporter.progress(0.0, "Starting")
+    from LabelFreeCovidSegLib import segment_slices
+
+    out: Path = (arguments.out or default_out(arguments.slices)).absolute()
+    choices = segment_slices.Choices(
+        arguments.method,
+        None if arguments.lungs == "classical" else Path(arguments.lungs),
+        arguments.orientation,
+        arguments.pixel_mm,
+        arguments.equalised,
+        arguments.device,
+        arguments.precision,
+    )
+    rows, warnings = segment_slices.run(arguments.slices, out, choices, session)
+    lines = [f"{len(rows)} pictures, of which {_count(rows)}"]
+    lines += [f"Please note: {warning}" for warning in warnings]
+    lines += ["", f"Results in {out}"]
+    lines += [f"  {name:18}{content}" for name, content in segment_slices.CONTENTS.items()]
+    files = {name: str(out / name) for name in segment_slices.CONTENTS}
+    return Outcome("\n".join([*lines, "", DISCLAIMER]), {"folder": str(out), "files": files})
+
+
+def _count(rows: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(row["state"] for row in rows)
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) + "."
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:

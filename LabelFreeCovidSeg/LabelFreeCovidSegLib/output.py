@@ -101,7 +101,7 @@ def check_replaceable(folder: Path, scan: Scan) -> None:
         )
     ours = there.get("files", {})
     for name in present:
-        known = bool(there) if name == MEASUREMENTS else ours.get(name) == _sha256(folder / name)
+        known = bool(there) if name == MEASUREMENTS else ours.get(name) == sha256(folder / name)
         if not known:
             raise OutputError(
                 f"{folder / name} was not written by this program, or was changed since. "
@@ -235,7 +235,7 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
         _write_nifti(scan.native_image(_rounded(result.agreement)), folder / "agreement.nii.gz")
     progress(0.7, "Writing the report")
     (folder / "report.html").write_text(report.render(result), encoding="utf-8")
-    hashes = {name: _sha256(folder / name) for name in _there(folder)}
+    hashes = {name: sha256(folder / name) for name in _there(folder)}
     numbers = json.dumps(_measurements(result, hashes), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MEASUREMENTS).write_text(numbers + "\n", encoding="utf-8")
     for name in _there(folder):
@@ -347,7 +347,8 @@ def _scan(scan: Scan) -> dict[str, Any]:
     return {"name": scan.name, "grid_lps_mm": grid}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -83,7 +83,7 @@ def segment(
     clock.lap("start")
     lung_mask = find_lungs(scan, lungs, part(progress, 0.0, 0.4))
     clock.lap("lungs")
-    prediction, compute, retried = _predict(model, scan, lung_mask, compute, part(progress, 0.4, 0.9))
+    prediction, compute, retried = predict(model, scan, lung_mask, compute, part(progress, 0.4, 0.9))
     clock.lap("lesions")
     progress(0.9, "Measuring")
     classes, band = prediction.classes, None
@@ -106,9 +106,14 @@ def segment(
     )
 
 
-def _predict(
+def predict(
     model: base.Method, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress
 ) -> tuple[Prediction, Compute, tuple[str, ...]]:
+    """Let a method outline the lesions, on the CPU if the graphics card's memory does not suffice.
+
+    Returns:
+        What it found, what it was computed on in the end, and what a reader should know about that.
+    """
     import torch
 
     try:

@@ -154,6 +154,17 @@ def _overlay(classes: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     return rgba
 
 
+def outlines(grey: np.ndarray, lungs: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """A slice with lungs and lesions drawn into it, (rows, columns, 3) uint8 RGB.
+
+    Args:
+        grey: (rows, columns) uint8. lungs, lesion: (rows, columns) bool.
+    """
+    rgba = _overlay(lesion.astype(np.uint8) * terminology.GROUND_GLASS.label, lungs.astype(np.uint8))
+    opacity = rgba[..., 3:] / 255
+    return (grey[..., None] * (1 - opacity) + rgba[..., :3] * opacity).round().astype(np.uint8)
+
+
 def _border(area: np.ndarray) -> np.ndarray:
     """The outermost pixels of `area`."""
     return area & ~ndimage.binary_erosion(area, border_value=0)

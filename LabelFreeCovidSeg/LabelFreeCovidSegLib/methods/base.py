@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from LabelFreeCovidSegLib.scan import Scan
 
 
+HU, CLAHE256 = "hu", "clahe256"
+
+
 @dataclass(frozen=True)
 class Card:
     """What a user should know of a method before choosing it.
@@ -28,6 +31,10 @@ class Card:
     Attributes:
         seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
         networks: what the model store calls the weights that it runs on; none for a method without networks.
+        picture_mm: how thick a stack of itself a single picture has to be repeated to, to be segmented; 0 where each
+            slice is segmented by itself, None where pictures make no sense.
+        domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
+            (`training.clahe`). With both kinds of weights, `load` decides.
     """
 
     name: str
@@ -36,6 +43,8 @@ class Card:
     citation: str
     seconds_per_megavoxel: float = 0.5
     networks: tuple[str, ...] = ()
+    picture_mm: float | None = None
+    domain: str = HU
 
 
 @dataclass(frozen=True, eq=False)

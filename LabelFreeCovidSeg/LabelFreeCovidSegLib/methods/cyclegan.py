@@ -37,6 +37,7 @@ CARD = Card(
     citation="Fang C, Liu Y, Liu M, Qiu X, Liu Y, Li Y, Wen J, Yang Y. Unsupervised COVID-19 Lesion Segmentation in CT "
     "Using Cycle Consistent Generative Adversarial Network. arXiv:2111.11602 (2021)",
     networks=("cyclegan",),
+    picture_mm=0.0,
 )
 
 WINDOW_HU = (-800.0, 100.0)

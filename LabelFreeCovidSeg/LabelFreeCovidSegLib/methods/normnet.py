@@ -38,6 +38,7 @@ CARD = Card(
     citation="Yao Q, Xiao L, Liu P, Zhou SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. "
     "IEEE Trans Med Imaging 2021;40(10):2808-2819. doi:10.1109/TMI.2021.3066161",
     networks=("normnet",),
+    picture_mm=24.0,
 )
 
 WINDOW_HU = (-800.0, 100.0)

@@ -41,7 +41,8 @@ class LungSlices:
         widest_mm = max(n * mm for n, mm in zip(source.shape[1:], source.spacing_mm[1:], strict=True))
         shrunk = max(1.0, widest_mm / (side * spacing_mm[1]))
         whole = tuple(slice(0, n) for n in source.shape)
-        grid = centred(source.covering(whole, (spacing_mm[0], spacing_mm[1] * shrunk, spacing_mm[2] * shrunk)), side)
+        thickness_mm = spacing_mm[0] if len(scan.hu) > 1 else source.spacing_mm[0]  # a single slice stays one
+        grid = centred(source.covering(whole, (thickness_mm, spacing_mm[1] * shrunk, spacing_mm[2] * shrunk)), side)
         sides = resample(lungs.labels[box], source, grid, nearest=True)
         return cls(box, source, grid, sides, resample(scan.hu[box], source, grid, outside=AIR_HU), shrunk)
 

@@ -41,6 +41,7 @@ CARD = Card(
     citation="Chen H, Jiang Y, Loew M, Ko H. Unsupervised domain adaptation based COVID-19 CT infection segmentation "
     "network. Appl Intell 2022;52(6):6340-6353. doi:10.1007/s10489-021-02691-x",
     networks=("uda",),
+    picture_mm=0.0,
 )
 
 BACKGROUND, LUNG, GROUND_GLASS, CONSOLIDATION = range(4)

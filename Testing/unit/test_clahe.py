@@ -1,0 +1,47 @@
+"""The steps of clahe256 on slices whose outcome can be told beforehand."""
+
+import cv2
+import numpy as np
+from LabelFreeCovidSegLib.training.clahe import clahe256
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_slice_becomes_what_its_definition_says():
+    hu = RNG.normal(-500, 200, (300, 410)).astype(np.float32)
+    small = cv2.resize(hu, (256, 256), interpolation=cv2.INTER_CUBIC)
+    eight_bit = ((small - small.min()) / (small.max() - small.min()) * 255).astype(np.uint8)
+    expected = cv2.createCLAHE(clipLimit=7, tileGridSize=(8, 8)).apply(eight_bit)
+    grey, _ = clahe256(hu, hu > 0)
+    assert grey.dtype == np.uint8
+    assert np.abs(grey.astype(int) - expected).mean() < 0.1  # rounding
+
+
+def test_neither_gain_nor_offset_of_the_greys_matters():
+    hu = RNG.integers(-1000, 1000, (256, 256)).astype(np.float32)
+    lung = hu < 0
+    one, other = (clahe256(values, lung)[0].astype(int) for values in (hu, 2 * hu - 512))
+    assert np.abs(one - other).max() <= 4
+
+
+def test_contrast_is_made_equal_place_by_place():
+    """Side by side, noise of a tenth of the contrast comes out with more than a quarter of it."""
+    noise = RNG.normal(0, 200, (256, 256))
+    hu = np.where(np.arange(256) < 128, noise / 10, noise)
+    grey, _ = clahe256(hu, hu > 0)
+    faint, strong = (grey[:, part].std() for part in (np.s_[32:96], np.s_[160:224]))
+    assert faint > strong / 4
+
+
+def test_the_lungs_come_along_a_quarter_of_a_pixel_wide():
+    lung = np.zeros((512, 512), bool)
+    lung[100:301, 100:300] = True
+    _, small = clahe256(RNG.normal(size=lung.shape), lung)
+    assert small.shape == (256, 256)
+    expected = np.zeros((256, 256), bool)
+    expected[50:151, 50:150] = True  # of row 150, half is lung
+    np.testing.assert_array_equal(small, expected)
+
+
+def test_a_slice_of_one_density_is_black():
+    assert not clahe256(np.full((100, 100), -1000.0), np.zeros((100, 100), bool))[0].any()

@@ -1,0 +1,54 @@
+"""Lungs in one picture without Hounsfield units, in both fields of view."""
+
+import numpy as np
+import pytest
+from LabelFreeCovidSegLib.lungs import planar
+from slice_pictures import chest_slice, dice
+
+WINDOWS = [(-1350, 150), (-1000, 400), (-1250, 250), (-1024, 1500)]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_lungs_are_found_in_a_whole_slice_in_any_window(window):
+    chest = chest_slice()
+    assert dice(planar.find(chest.window(*window)), chest.lung) > 0.95
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_lungs_that_touch_the_sides_of_a_cropped_picture_are_found(window):
+    chest = chest_slice().cropped()
+    assert dice(planar.find(chest.window(*window)), chest.lung) > 0.95
+
+
+def test_air_between_body_and_table_is_no_lung():
+    chest = chest_slice()
+    hu = chest.hu.copy()
+    below = np.flatnonzero((hu > -200).any(axis=1))[-1] + 12
+    hu[below : below + 3] = 0
+    picture = type(chest)(hu, chest.lung, chest.lesion).window(-1350, 150)
+    assert not planar.find(picture)[below - 10 :].any()
+
+
+def test_consolidation_at_the_pleura_belongs_to_the_lung():
+    chest = chest_slice()
+    lateral = np.flatnonzero(chest.lung.any(axis=0))[0]
+    j = int(np.flatnonzero(chest.lung[:, lateral]).mean())
+    y, x = np.ogrid[: chest.hu.shape[0], : chest.hu.shape[1]]
+    solid = ((y - j) ** 2 + (x - lateral) ** 2 < 6**2) & chest.lung  # 18 mm wide
+    found = planar.find(type(chest)(np.where(solid, 20, chest.hu), chest.lung, solid).window(-1350, 150))
+    assert (found & solid).sum() > 0.6 * solid.sum()  # all but a sliver at the wall
+
+
+def test_a_slice_of_the_belly_has_no_lungs():
+    y, x = np.ogrid[:200, :260]
+    belly = ((y - 100) / 80) ** 2 + ((x - 130) / 110) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 5, belly.shape)
+    picture = np.clip(np.where(belly, 200, 40) + noise, 0, 255).astype(np.uint8)
+    assert not planar.find(picture).any()
+
+
+def test_the_chest_wall_in_the_corners_of_a_cropped_picture_is_no_lung():
+    chest = chest_slice().cropped()
+    assert not planar.find(chest.window(-1350, 150))[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    beyond = planar.find(chest.window(-1350, 150)) & ~chest.lung
+    assert beyond[:4].sum() + beyond[-4:].sum() < 30

@@ -1,0 +1,326 @@
+"""A folder of pictures through the command's own function: masks as the file lies, and what was guessed beside them."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from LabelFreeCovidSegLib import cli, segment_slices
+from LabelFreeCovidSegLib.console import Plain
+from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, OutputError, ScanError
+from LabelFreeCovidSegLib.methods import base, cyclegan, uda
+from LabelFreeCovidSegLib.segment_slices import Choices
+from LabelFreeCovidSegLib.session import Session
+from slice_pictures import PIXEL_MM, chest_slice, dice
+
+WINDOW = (-1350.0, 150.0)
+BRIGHT_HU = -650.0
+
+
+class Bright:
+    """A method that takes bright lung for lesion, and remembers what it was shown."""
+
+    weights = "bright 1.0"
+
+    def __init__(self, picture_mm=0.0, domain=base.HU):
+        self.card = base.Card("bright", "Bright", "", "", picture_mm=picture_mm, domain=domain)
+        self.shown = []
+
+    def predict(self, scan, lungs, compute, progress):
+        self.shown.append(scan)
+        lesion = ((scan.hu > BRIGHT_HU) & (lungs.labels > 0)).astype(np.uint8)
+        return base.Prediction(lesion, lesion.astype(np.float32), warnings=("Bright.",))
+
+
+def write(path, pixels):
+    path.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(path))
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Offers a method, as if its weights shipped."""
+
+    def offer(method):
+        module = type("Module", (), {"CARD": method.card, "load": staticmethod(lambda: method)})
+        monkeypatch.setitem(base.REGISTRY, method.card.name, method.card.name)
+        monkeypatch.setitem(__import__("sys").modules, method.card.name, module)
+        return method
+
+    return offer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two slices of different sizes."""
+    write(tmp_path / "in" / "s2.png", chest_slice().window(*WINDOW))
+    write(tmp_path / "in" / "s10.png", chest_slice().cropped().window(*WINDOW))
+    return tmp_path / "in"
+
+
+def run(folder, out, method="bright", **choices):
+    return segment_slices.run(folder, out, Choices(method, device="cpu", **choices), Session(Plain()))
+
+
+# What is written
+
+
+def test_each_picture_gets_a_mask_its_lungs_and_an_overlay_of_its_own_size(folder, tmp_path, register):
+    register(Bright())
+    out = tmp_path / "out"
+    rows, warnings = run(folder, out)
+    assert [row["picture"] for row in rows] == ["s2.png", "s10.png"]
+    assert warnings == ()
+    for name, chest in (("s2.png", chest_slice()), ("s10.png", chest_slice().cropped())):
+        lesion, lungs, overlay = (read(out / kind / name) for kind in ("lesions", "lungs", "overlays"))
+        assert lesion.shape == lungs.shape == overlay.shape[:2] == chest.hu.shape
+        assert set(np.unique(lesion)) == set(np.unique(lungs)) == {0, 255}
+        assert dice(lungs > 0, chest.lung) > 0.95
+        assert (lesion > 0)[chest.lesion & chest.lung].mean() > 0.7
+        grey = read(folder / name)
+        np.testing.assert_array_equal(overlay[lungs == 0], grey[lungs == 0][:, None].repeat(3, axis=1))
+        assert np.ptp(overlay[lesion > 0].astype(int), axis=1).min() > 0  # coloured
+
+
+def test_the_table_says_the_share_and_what_was_guessed(folder, tmp_path, register):
+    register(Bright())
+    out = tmp_path / "out"
+    run(folder, out)
+    with (out / "slices.csv").open() as file:
+        whole, cropped = csv.DictReader(file)
+    assert whole["state"] == cropped["state"] == "done"
+    lung, lesion = (np.count_nonzero(read(out / kind / "s2.png")) for kind in ("lungs", "lesions"))
+    assert (int(whole["lung_pixels"]), int(whole["lesion_pixels"])) == (lung, lesion)
+    assert float(whole["lesion_percent"]) == pytest.approx(100 * lesion / lung, abs=0.01)
+    assert (whole["dark_anchor"], cropped["dark_anchor"]) == ("air", "lung")
+    for row in (whole, cropped):
+        assert float(row["window_low_hu"]) == pytest.approx(WINDOW[0], abs=70)
+        assert float(row["window_high_hu"]) == pytest.approx(WINDOW[1], abs=70)
+        assert float(row["pixel_mm"]) == pytest.approx(PIXEL_MM, rel=0.25)
+        assert row["warnings"] == "Bright."
+
+
+def test_the_numbers_say_how_they_came_about(folder, tmp_path, register):
+    register(Bright())
+    run(folder, tmp_path / "out", pixel_mm=0.8)
+    numbers = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert numbers["schema"] == segment_slices.SCHEMA
+    assert numbers["source"] == "in"
+    assert (numbers["method"]["name"], numbers["weights"]) == ("bright", "bright 1.0")
+    assert (numbers["orientation"], numbers["equalised"], numbers["pixel_mm_given"]) == ("LP", False, 0.8)
+    assert [row["pixel_mm"] for row in numbers["pictures"]] == [0.8, 0.8]
+    assert len(numbers["files"]) == 7
+
+
+def test_a_picture_that_lies_on_its_side_gets_the_same_mask_on_its_side(folder, tmp_path, register):
+    method = register(Bright())
+    write(tmp_path / "turned" / "s2.png", np.ascontiguousarray(chest_slice().window(*WINDOW).T))
+    run(folder, tmp_path / "one")
+    run(tmp_path / "turned", tmp_path / "other", orientation="PL")
+    np.testing.assert_array_equal(method.shown[0].hu, method.shown[-1].hu)
+    for kind in ("lesions", "lungs"):
+        one, other = (read(tmp_path / out / kind / "s2.png") for out in ("one", "other"))
+        np.testing.assert_array_equal(one.T, other)
+
+
+def test_a_picture_without_lungs_has_an_empty_mask_and_one_without_tissue_none(folder, tmp_path, register):
+    register(Bright())
+    chest = chest_slice()
+    write(folder / "a.png", np.where(chest.lung, 215, chest.window(*WINDOW)).astype(np.uint8))
+    write(folder / "b.png", np.where(chest.lung, chest.window(*WINDOW), 0).astype(np.uint8))
+    for name in ("a", "b", "s2", "s10"):
+        given = chest.cropped().lung if name == "s10" else chest.lung & (name != "a")
+        write(tmp_path / "lungs" / f"{name}.png", given.astype(np.uint8))
+    rows, _ = run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
+    assert [row["state"] for row in rows] == ["no lungs", "not calibrated", "done", "done"]
+    assert not read(tmp_path / "out" / "lesions" / "a.png").any()
+    assert not (tmp_path / "out" / "lesions" / "b.png").exists()
+    assert "no soft tissue" in rows[1]["warnings"][0]
+    assert "lesion_percent" not in rows[1]
+
+
+# How methods see a picture
+
+
+@pytest.mark.parametrize(("picture_mm", "slices"), [(0.0, 1), (24.0, 16)])
+def test_a_method_gets_the_picture_in_hu_as_often_as_it_needs_it(folder, tmp_path, register, picture_mm, slices):
+    method = register(Bright(picture_mm))
+    _, warnings = run(folder, tmp_path / "out", pixel_mm=1.5)
+    chest, scan = chest_slice(), method.shown[0]
+    assert scan.hu.shape == (slices, *chest.hu.shape)
+    assert scan.grid.spacing_mm == (1.5, 1.5, 1.5)
+    assert np.abs(scan.hu - np.clip(chest.hu, *WINDOW))[:, chest.lung].mean() < 30
+    assert any("stack of itself" in warning for warning in warnings) == (slices > 1)
+
+
+class Healer(torch.nn.Module):
+    """Knows that healthy lung is dark."""
+
+    def forward(self, x):
+        return torch.full_like(x, -1.0)
+
+
+class Thresholds(torch.nn.Module):
+    """Tells air, lung, ground glass and consolidation by density."""
+
+    def forward(self, slices):
+        steps = torch.from_numpy(uda.window(np.array([-950.0, BRIGHT_HU, -200.0])))
+        label = torch.bucketize(slices[:, 0].double(), steps.double())
+        return 20.0 * torch.nn.functional.one_hot(label, 4).movedim(3, 1).float()
+
+
+TINY = replace(cyclegan.PRESETS["small"], widths=(2, 2, 2), spacing_mm=(6.0, 1.5, 1.5))  # thicker than a picture
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        cyclegan.CycleGAN(Healer(), TINY, "none"),
+        uda.DomainAdaptation(Thresholds(), replace(uda.PRESETS["small"], canvas=(64, 64)), "none"),
+    ],
+    ids=["cyclegan", "uda"],
+)
+def test_the_slice_methods_outline_the_lesions_of_a_picture(folder, tmp_path, register, method):
+    register(method)
+    chest = chest_slice()
+    write(tmp_path / "lungs" / "s2.png", chest.lung.astype(np.uint8))
+    write(tmp_path / "lungs" / "s10.png", chest.cropped().lung.astype(np.uint8))
+    run(folder, tmp_path / "out", method.card.name, lungs=tmp_path / "lungs", pixel_mm=PIXEL_MM)
+    found = read(tmp_path / "out" / "lesions" / "s2.png") > 0
+    assert found[chest.lesion & chest.lung].mean() > 0.6
+    assert not found[~chest.lung].any()
+    assert dice(found, chest.lesion) > 0.5  # vessels are bright, too
+
+
+def test_equalised_pictures_are_only_for_weights_that_learned_from_them(folder, tmp_path, register):
+    register(Bright())
+    with pytest.raises(LabelFreeCovidSegError, match="were trained on Hounsfield units"):
+        run(folder, tmp_path / "out", equalised=True)
+    method = register(Bright(domain=base.CLAHE256))
+    with pytest.raises(LabelFreeCovidSegError, match="trained on locally equalised pictures"):
+        run(folder, tmp_path / "out")
+    rows, _ = run(folder, tmp_path / "out", equalised=True)
+    assert "window_low_hu" not in rows[0]
+    grey = read(folder / "s2.png")
+    np.testing.assert_allclose(method.shown[0].hu[0], -800 + grey * (900 / 255), atol=1e-3)
+
+
+def test_pictures_that_look_equalised_are_a_warning(folder, tmp_path, register):
+    register(Bright())
+    for name in ("s2.png", "s10.png"):
+        grey = read(folder / name)
+        fall = np.linspace(1.0, 0.45, grey.shape[0])[:, None]
+        write(folder / name, np.where(grey > 150, grey * fall, grey).astype(np.uint8))
+    assert "CLAHE" in run(folder, tmp_path / "out")[1][0]
+
+
+def test_a_method_that_needs_the_scan_says_so(folder, tmp_path, register):
+    register(Bright(picture_mm=None))
+    with pytest.raises(LabelFreeCovidSegError, match=r"looks at neighbouring slices.*Choose one of: normnet"):
+        run(folder, tmp_path / "out")
+
+
+# What is refused
+
+
+def test_a_bad_picture_stops_the_run_before_anything_is_computed(folder, tmp_path, register):
+    method = register(Bright())
+    (folder / "z.png").write_bytes(b"no picture")
+    with pytest.raises(ScanError, match=r"^z\.png: no complete PNG"):
+        run(folder, tmp_path / "out")
+    assert method.shown == []
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(("mask", "error"), [(None, LungError), (np.ones((9, 9), np.uint8), ScanError)])
+def test_lungs_that_are_missing_or_of_another_size_stop_it_too(folder, tmp_path, register, mask, error):
+    method = register(Bright())
+    write(tmp_path / "lungs" / "s2.png", chest_slice().lung.astype(np.uint8))
+    if mask is not None:
+        write(tmp_path / "lungs" / "s10.png", mask)
+    with pytest.raises(error, match="s10"):
+        run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
+    assert method.shown == []
+
+
+def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    (folder / "s10.png").unlink()
+    run(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "lesions" / "s10.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("name", ["lesions/s2.png", "slices.csv", "notes.txt"])
+def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path, register, name):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(OutputError, match="changed or added since"):
+        run(folder, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+def test_other_folders_are_never_replaced(folder, tmp_path, register):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    folder.rename(tmp_path / "others")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
+        run(tmp_path / "others", tmp_path / "out")
+    with pytest.raises(OutputError, match="not an earlier result"):
+        run(tmp_path / "others", tmp_path / "mine")
+
+
+@pytest.mark.parametrize("place", [".", "results"])
+def test_results_never_lie_among_the_pictures(folder, register, place):
+    register(Bright())
+    with pytest.raises(OutputError, match="among the pictures"):
+        run(folder, folder / place)
+
+
+def test_a_fault_leaves_nothing(folder, tmp_path, register, monkeypatch):
+    method = register(Bright())
+    monkeypatch.setattr(method, "predict", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+# The command line
+
+
+def test_the_command_tells_what_was_done_and_where_it_lies(folder, tmp_path, register, capsys):
+    register(Bright())
+    arguments = [
+        "segment",
+        "--slices",
+        str(folder),
+        "-o",
+        str(tmp_path / "out"),
+        "--method",
+        "bright",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main([*arguments, "--progress", "json"]) == 0
+    assert cli.main([*arguments, "--progress", "none"]) == 0
+    said = capsys.readouterr().out
+    assert "2 pictures, of which 2 done." in said
+    assert all(name in said for name in segment_slices.CONTENTS)
+
+
+@pytest.mark.parametrize("more", [["ct.nii.gz"], ["--pixel-mm", "0"], ["--orientation", "XY"]])
+def test_what_makes_no_sense_is_wrong_usage(folder, more, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["segment", "--slices", str(folder), *more])
+    assert caught.value.code == 2
