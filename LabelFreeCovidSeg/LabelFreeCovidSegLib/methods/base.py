@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from LabelFreeCovidSegLib.progress import Progress
     from LabelFreeCovidSegLib.scan import Scan
 
+LABEL_FREE, SUPERVISED = "label-free", "supervised"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -24,6 +26,7 @@ class Card:
 
     Attributes:
         seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+        kind: what it learnt from: `LABEL_FREE`, or `SUPERVISED` with lesion labels, which tables mark.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Card:
     summary: str
     citation: str
     seconds_per_megavoxel: float = 0.5
+    kind: str = LABEL_FREE
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +72,12 @@ REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
+BASELINES = {"threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold"}
+"""What methods are compared with, in the same terms; `evaluate` alone offers them."""
+
 
 def card(name: str) -> Card:
-    """The card of a method. Raises `LabelFreeCovidSegError` for a name that is not in the registry."""
+    """The card of a method. Raises `LabelFreeCovidSegError` for a name that is in neither registry."""
     return _module(name).CARD
 
 
@@ -80,6 +87,7 @@ def load(name: str) -> Method:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in REGISTRY:
-        raise LabelFreeCovidSegError(f"There is no method '{name}'. Choose one of: {', '.join(REGISTRY)}.")
-    return importlib.import_module(REGISTRY[name])
+    known = REGISTRY | BASELINES
+    if name not in known:
+        raise LabelFreeCovidSegError(f"There is no method '{name}'. Choose one of: {', '.join(known)}.")
+    return importlib.import_module(known[name])
