@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,17 +47,23 @@ def normal_summary(values: Sequence[float]) -> Summary:
 def bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
     """95 % percentile interval of a statistic of paired samples, each (n,); NaN for n < 2. Seeded.
 
+    Draws for which the statistic is not defined don't count.
+
     Args:
         statistic: as `scipy.stats.bootstrap` wants it, with an `axis`.
     """
     if samples[0].size < 2:
         return float("nan"), float("nan")
-    with np.errstate(invalid="ignore"):
-        interval = stats.bootstrap(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        draws = stats.bootstrap(
             samples, statistic, n_resamples=RESAMPLES, method="percentile", paired=True, vectorized=True, batch=1000,
             random_state=np.random.default_rng(SEED),
-        ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
+        ).bootstrap_distribution  # fmt: skip
+    # SciPy gives no interval if the statistic is not defined for a draw, as the sensitivity is where none has a lesion.
+    defined = _defined(draws)
+    low, high = np.percentile(defined, (2.5, 97.5)) if defined.size else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

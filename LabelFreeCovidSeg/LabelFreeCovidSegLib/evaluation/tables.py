@@ -55,6 +55,11 @@ class Table:
         """The numbers that any of our rows has, in their order."""
         return list(dict.fromkeys(name for row in self.rows if row.source == OURS for name in row.numbers))
 
+    def counted(self, row: Row) -> str:
+        """Over how many units a row's primary number goes; empty if that is not known."""
+        number = row.numbers.get(self.protocol.primary)
+        return str(number.n) if number and number.n else ""
+
     @property
     def title(self) -> str:
         """What is measured, and how."""
@@ -151,11 +156,17 @@ def _markdown(table: Table) -> str:
     columns = table.columns
     lines = [
         f"## {table.title}", "", table.how, "",
-        "| " + " | ".join(["method", "kind", *map(header, columns), "source"]) + " |",
-        "|" + "---|" * (len(columns) + 3),
+        "| " + " | ".join(["method", "kind", "n", *map(header, columns), "source"]) + " |",
+        "|" + "---|" * (len(columns) + 4),
     ]  # fmt: skip
     for row in table.rows:
-        cells = [row.method, row.kind, *(cell(name, row.numbers.get(name)) for name in columns), row.source]
+        cells = [
+            row.method,
+            row.kind,
+            table.counted(row),
+            *(cell(name, row.numbers.get(name)) for name in columns),
+            row.source,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
 
@@ -188,16 +199,18 @@ def latex(tables: Sequence[Table]) -> str:
 
 def _latex(table: Table) -> str:
     columns = table.columns
-    heads = [_tex(head) for head in ["method", "kind", *map(header, columns), "source"]]
+    heads = [_tex(head) for head in ["method", "kind", "n", *map(header, columns), "source"]]
     lines = [
         r"\begin{table}", r"\centering",
         rf"\caption{{{_tex(' '.join([table.title + '.', table.how, *table.notes]))}}}",
-        r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * (len(columns) + 3)}}}", r"\toprule",
+        r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * (len(columns) + 4)}}}", r"\toprule",
         " & ".join(heads) + r" \\", r"\midrule",
     ]  # fmt: skip
     for row in table.rows:
         numbers = [_tex(cell(name, row.numbers.get(name))) for name in columns]
-        lines.append(" & ".join([_tex(row.method), _tex(row.kind), *numbers, _tex(row.source)]) + r" \\")
+        lines.append(
+            " & ".join([_tex(row.method), _tex(row.kind), table.counted(row), *numbers, _tex(row.source)]) + r" \\"
+        )
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
