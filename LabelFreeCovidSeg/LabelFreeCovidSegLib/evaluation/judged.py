@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from LabelFreeCovidSegLib.scan import Grid, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Grid, resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,35 +42,17 @@ class Judged:
         lesion that the lung mask left out is lung all the same."""
         return self.truth | (self.lungs > 0 if self.true_lungs is None else self.true_lungs)
 
-    def on(self, grid: Grid) -> Judged:
-        """The same on another grid: masks by the nearest voxel, score and HU linearly."""
+    def masks_on(self, grid: Grid, *masks: np.ndarray) -> list[np.ndarray]:
+        """Masks of this case, bool, on another grid: each voxel is what the nearest one is here."""
+        return [resample(mask.astype(np.uint8), self.grid, grid, nearest=True) > 0 for mask in masks]
 
-        def mask(array: np.ndarray) -> np.ndarray:
-            return resample(array.astype(np.uint8), self.grid, grid, nearest=True).astype(array.dtype)
+    def score_on(self, grid: Grid) -> np.ndarray:
+        """The score on another grid, linearly interpolated."""
+        return resample(self.score, self.grid, grid)
 
-        def grey(array: np.ndarray) -> np.ndarray:
-            return resample(array, self.grid, grid, outside=float(array.min()))
 
-        return replace(
-            self,
-            found=mask(self.found),
-            score=grey(self.score),
-            truth=mask(self.truth),
-            lungs=mask(self.lungs),
-            hu=grey(self.hu),
-            grid=grid,
-            found_classes=None if self.found_classes is None else mask(self.found_classes),
-            true_classes=None if self.true_classes is None else mask(self.true_classes),
-            true_lungs=None if self.true_lungs is None else mask(self.true_lungs),
-        )
-
-    def at(self, spacing_mm: tuple[float, float, float]) -> Judged:
-        """The same with voxels of this size (k, j, i), around all that is lung or lesion."""
-        box = bounding_box((self.lungs > 0) | self.found | self.truth, (1, 1, 1))
-        return self.on(self.grid.covering(box, spacing_mm))
-
-    def resized(self, box: tuple[slice, ...], shape: tuple[int, int, int]) -> Judged:
-        """The part in `box` brought to `shape` voxels."""
-        extent = [(part.stop - part.start) * mm for part, mm in zip(box, self.grid.spacing_mm, strict=True)]
-        k, j, i = (length / size for length, size in zip(extent, shape, strict=True))
-        return self.on(self.grid.covering(box, (k, j, i)))
+def resized(grid: Grid, box: tuple[slice, ...], shape: tuple[int, int, int]) -> Grid:
+    """The grid of `shape` voxels that covers `box` of another."""
+    extent = [(part.stop - part.start) * mm for part, mm in zip(box, grid.spacing_mm, strict=True)]
+    k, j, i = (length / size for length, size in zip(extent, shape, strict=True))
+    return grid.covering(box, (k, j, i))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from LabelFreeCovidSegLib.evaluation.judged import Judged
+from LabelFreeCovidSegLib.evaluation.judged import Judged, resized
 from LabelFreeCovidSegLib.evaluation.metrics import (
     NAN,
     Counts,
@@ -147,8 +147,8 @@ def _lungs(case: Judged) -> list[Unit]:
 
 def _at(spacing_mm: tuple[float, float, float]) -> Callable[[Judged], list[Unit]]:
     def measure(case: Judged) -> list[Unit]:
-        there = case.at(spacing_mm)
-        counts = Counts.of(there.found, there.truth)
+        box = bounding_box(case.found | case.truth | (case.lungs > 0), (1, 1, 1))
+        counts = Counts.of(*case.masks_on(case.grid.covering(box, spacing_mm), case.found, case.truth))
         return [Unit("case", _overlap(counts), not counts.empty)]
 
     return measure
@@ -158,11 +158,10 @@ def _b_slices(case: Judged) -> list[Unit]:
     if not case.lungs.any():
         return []
     depth = min(B_SHAPE[0], case.grid.shape[0])
-    crop = case.resized(bounding_box(case.lungs > 0), (depth, *B_SHAPE[1:]))
+    grid = resized(case.grid, bounding_box(case.lungs > 0), (depth, *B_SHAPE[1:]))
+    masks = case.masks_on(grid, case.truth, case.found, case.lungs)
     units = []
-    for k, (score, truth, found, lungs) in enumerate(
-        zip(crop.score, crop.truth, crop.found, crop.lungs > 0, strict=True)
-    ):
+    for k, (score, truth, found, lungs) in enumerate(zip(case.score_on(grid), *masks, strict=True)):
         pixels = np.count_nonzero(truth)
         if pixels <= B_LEAST_PIXELS or pixels <= B_LEAST_SHARE * np.count_nonzero(lungs):
             continue
@@ -181,22 +180,18 @@ def _c_bright(case: Judged) -> list[Unit]:
 
 
 def _d_slices(case: Judged) -> list[Unit]:
-    k = case.grid.shape[0]
-    if case.grid.shape[1:] != (D_SIDE, D_SIDE):
-        case = case.resized(tuple(slice(0, size) for size in case.grid.shape), (k, D_SIDE, D_SIDE))
-    classes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    classes = {"infection": (case.found, case.truth)}
     if case.found_classes is not None and case.true_classes is not None:
-        classes |= {
-            name: (case.found_classes == label, case.true_classes == label)
-            for label, name in ((1, "ground glass"), (2, "consolidation"))
-        }
-    classes["infection"] = case.found, case.truth
+        for label, name in ((1, "ground glass"), (2, "consolidation")):
+            classes[name] = case.found_classes == label, case.true_classes == label
     if case.true_lungs is not None:
         classes["lung"] = case.lungs > 0, case.true_lungs
+    k, *sides = case.grid.shape
+    grid = resized(case.grid, (slice(0, k), *(slice(0, side) for side in sides)), (k, D_SIDE, D_SIDE))
     units = []
-    for name, (found, truth) in classes.items():
-        for number in range(k):
-            counts = Counts.of(found[number], truth[number])
+    for name, pair in classes.items():
+        for number, (found, truth) in enumerate(zip(*case.masks_on(grid, *pair), strict=True)):
+            counts = Counts.of(found, truth)
             values = {f"{name} DSC": counts.dsc, f"{name} SEN": counts.sen, f"{name} SPC": counts.spc}
             units.append(Unit(f"slice {number} {name}", values, not counts.empty))
     return units
