@@ -1,5 +1,7 @@
 """Public data sets as their owners lay them out, made up and small: what is found in them, and their traps."""
 
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +308,23 @@ def test_grey_pictures_stored_as_colour_are_read_and_coloured_ones_refused(tmp_p
     assert picture.grey[0, 2, 3] == 80
     with pytest.raises(DataSetError, match=r"red.png: a coloured picture"):
         expert.of_picture(Case("a", tmp_path / "red.png", hu=False, mm=False))
+
+
+def test_labels_of_a_png_with_a_palette_are_its_indices(tmp_path):
+    labels = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 3, 2, 8, 3, 0, 0, 0),
+        b"PLTE": bytes([0, 0, 0, 128, 0, 0, 0, 128, 0]),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in labels)),
+        b"IEND": b"",
+    }
+    png = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    (tmp_path / "classes.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    case = Case("a", tmp_path / "classes.png", classes=Mask(tmp_path / "classes.png"), hu=False, mm=False)
+    assert np.array_equal(expert.of_picture(case)[1].classes[0], labels)
 
 
 def test_a_windowed_volume_keeps_its_grid(tmp_path):

@@ -72,10 +72,10 @@ def of_picture(case: Case) -> tuple[Picture, Expert]:
         DataSetError: a file can't be read, is coloured, or a mask has another size than its picture.
     """
     image = _image(case.image)
-    grey = _plane(image, case)
+    grey = _plane(image, case.image, case)
 
     def opened(mask: Mask) -> np.ndarray:
-        drawn = _plane(_image(mask.path), case)
+        drawn = _plane(_image(mask.path), mask.path, case)
         if drawn.shape != grey.shape:
             raise DataSetError(
                 f"{mask.path}: {drawn.shape[-1]} x {drawn.shape[-2]} pixels, but {case.image.name} has "
@@ -108,16 +108,29 @@ def _chosen(labels: np.ndarray, mask: Mask) -> np.ndarray:
     return np.round(kept).astype(np.uint8)
 
 
-def _plane(image: sitk.Image, case: Case) -> np.ndarray:
+def _plane(image: sitk.Image, path: Path, case: Case) -> np.ndarray:
     """(k, j, i) of a picture, of one of a stack, or of a whole windowed volume."""
     array = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS") if _is_volume(image, case) else image)
     if image.GetNumberOfComponentsPerPixel() > 1:
-        if (array != array[..., :1]).any():
-            raise DataSetError(f"{case.image}: a coloured picture. Give a greyscale one.")
-        array = array[..., 0]
+        palette = _palette(path)
+        if palette is not None:
+            array = (array[..., None, :3] == palette).all(axis=-1).argmax(axis=-1)
+        elif (array == array[..., :1]).all():
+            array = array[..., 0]
+        else:
+            raise DataSetError(f"{path}: a coloured picture. Give a greyscale one.")
     if array.ndim == 2:
         return array[None]
     return array if case.index is None else array[case.index : case.index + 1]
+
+
+def _palette(path: Path) -> np.ndarray | None:
+    """The colours (n, 3) that the labels of a PNG stand for, which ITK gives in their place; None if it has none."""
+    start, found, rest = path.read_bytes().partition(b"PLTE")
+    if not (start.startswith(b"\x89PNG") and found):
+        return None
+    length = int.from_bytes(start[-4:], "big")
+    return np.frombuffer(rest[:length], np.uint8).reshape(-1, 3)
 
 
 def _is_volume(image: sitk.Image, case: Case) -> bool:
