@@ -158,9 +158,12 @@ def _method(name: str) -> str:
     from LabelFreeCovidSegLib.methods import base
 
     try:
-        base.members(name)
+        members = base.members(name)
     except LabelFreeCovidSegError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    for member in members:
+        if member in base.BASELINES:
+            raise argparse.ArgumentTypeError(f"'{member}' is what `evaluate` compares methods with. Choose a method.")
     return name
 
 
@@ -342,6 +345,18 @@ def _train(arguments: argparse.Namespace, session: Session) -> Outcome:
     return Outcome(command.run(arguments, session.reporter.progress))
 
 
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    from LabelFreeCovidSegLib.evaluation import command
+
+    command.add_arguments(parser, _add_job_arguments)
+
+
+def _evaluate(arguments: argparse.Namespace, session: Session) -> Outcome:
+    from LabelFreeCovidSegLib.evaluation import command
+
+    return Outcome(*command.run(arguments, session))
+
+
 COMMANDS = {
     "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
     "batch": Command("Outline the lesions of every chest CT in a folder.", _add_batch_arguments, _batch),
@@ -349,5 +364,6 @@ COMMANDS = {
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),
     "models": Command("List the weights on this computer, or install some.", _add_models_arguments, _models),
     "train": Command("Train a method on unlabelled scans.", _add_train_arguments, _train),
+    "evaluate": Command("Measure methods against experts' outlines.", _add_evaluate_arguments, _evaluate),
 }
 """To add a command, add a line: its module may be heavy, as long as it is imported inside the functions named here."""

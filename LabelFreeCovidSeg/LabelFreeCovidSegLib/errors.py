@@ -21,6 +21,10 @@ class TrainingError(LabelFreeCovidSegError):
     """Training can't start or go on: an unusable cache, or a checkpoint of another run."""
 
 
+class DataSetError(LabelFreeCovidSegError):
+    """A data set is not there as its owners publish it, or one of its expert masks can't be used."""
+
+
 class OutputError(LabelFreeCovidSegError):
     """The results can't be written or read back."""
 

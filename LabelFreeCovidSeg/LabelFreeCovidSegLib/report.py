@@ -132,8 +132,8 @@ def _picture(result: Result, box: tuple[slice, ...], axis: int, marks: tuple[tup
     grey = np.clip((hu - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
     pixel_cm2 = np.prod([spacing_mm[a] for a in range(3) if a != axis]) / 100
     return Picture(
-        ct=_png(grey),
-        overlay=_png(_overlay(classes, lungs)),
+        ct=png(grey),
+        overlay=png(_overlay(classes, lungs)),
         width=grey.shape[1],
         height=grey.shape[0],
         caption=_where(scan.grid, box, axis),
@@ -146,11 +146,11 @@ def _overlay(classes: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """(rows, columns, 4) RGBA: lungs as a thin line, each class as a line around a translucent area."""
     rgba = np.zeros((*classes.shape, 4), np.uint8)
     for side in np.unique(lungs[lungs > 0]):
-        rgba[_border(lungs == side)] = (*_LUNG_RGB, _LUNG)
+        rgba[border(lungs == side)] = (*_LUNG_RGB, _LUNG)
     for segment in terminology.LESIONS:
         area = classes == segment.label
         rgba[area] = (*segment.rgb, _FILL)
-        rgba[_border(area)] = (*segment.rgb, _OUTLINE)
+        rgba[border(area)] = (*segment.rgb, _OUTLINE)
     return rgba
 
 
@@ -165,8 +165,8 @@ def outlines(grey: np.ndarray, lungs: np.ndarray, lesion: np.ndarray) -> np.ndar
     return (grey[..., None] * (1 - opacity) + rgba[..., :3] * opacity).round().astype(np.uint8)
 
 
-def _border(area: np.ndarray) -> np.ndarray:
-    """The outermost pixels of `area`."""
+def border(area: np.ndarray) -> np.ndarray:
+    """The outermost pixels of `area` (rows, columns) bool."""
     return area & ~ndimage.binary_erosion(area, border_value=0)
 
 
@@ -179,7 +179,7 @@ def _where(grid: Grid, box: tuple[slice, ...], axis: int) -> str:
     return f"{'P' if point[1] >= 0 else 'A'} {abs(point[1]):.0f} mm"
 
 
-def _png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray) -> str:
     """(rows, columns) grey or (rows, columns, 4) RGBA pixels as a data URI."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "picture.png")

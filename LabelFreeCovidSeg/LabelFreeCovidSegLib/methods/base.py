@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from LabelFreeCovidSegLib.progress import Progress
     from LabelFreeCovidSegLib.scan import Scan
 
+LABEL_FREE, SUPERVISED = "label-free", "supervised"
+
 
 HU, CLAHE256 = "hu", "clahe256"
 
@@ -35,6 +37,7 @@ class Card:
             slice is segmented by itself, None where pictures make no sense.
         domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
             (`training.clahe`). With both kinds of weights, `load` decides.
+        kind: what it learnt from: `LABEL_FREE`, or `SUPERVISED` with lesion labels, which tables mark.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Card:
     networks: tuple[str, ...] = ()
     picture_mm: float | None = None
     domain: str = HU
+    kind: str = LABEL_FREE
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +91,22 @@ REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
 need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
+BASELINES = {"threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold"}
+"""What methods are compared with, in the same terms; `evaluate` alone offers them."""
+
 JOINT = "+"
+"""Between the names of methods that vote."""
 
 
 def members(name: str) -> tuple[str, ...]:
-    """The names in `REGISTRY` that a method's name consists of: one, or several for their consensus.
+    """The names that a method's name consists of: one, or several for their consensus.
 
     Raises:
-        LabelFreeCovidSegError: one of them is not in the registry, or stands there twice.
+        LabelFreeCovidSegError: one of them is in neither registry, or stands there twice.
     """
     names = tuple(name.split(JOINT))
     for each in names:
-        if each not in REGISTRY:
+        if each not in REGISTRY | BASELINES:
             raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
         if names.count(each) > 1:
             raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
@@ -122,7 +130,7 @@ def load(name: str) -> Method:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(REGISTRY[name])
+    return importlib.import_module((REGISTRY | BASELINES)[name])
 
 
 def _consensus() -> ModuleType:

@@ -1,0 +1,141 @@
+"""What a data set with expert masks is: a description of what to download, and the cases found in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from LabelFreeCovidSegLib.errors import DataSetError
+from LabelFreeCovidSegLib.read import FORMATS
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A file of expert labels.
+
+    Attributes:
+        labels: those that count; None for whatever is not 0.
+    """
+
+    path: Path
+    labels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan or picture with what experts drew in it. Nothing is opened yet; see `expert.read`.
+
+    Attributes:
+        name: unique in its data set; results are filed under it.
+        image: the scan (what `read.read` takes), a picture, or a stack of pictures.
+        lesions: None if the case is known to have none.
+        lungs: None if nobody drew them.
+        classes: labels 1 ground glass and 2 consolidation; None if nobody told them apart.
+        index: which picture of a stack.
+        hu: False if the grey values are no Hounsfield units.
+        mm: False if the size of a pixel is not known.
+        left_out: protocol -> why its authors did not count this case.
+    """
+
+    name: str
+    image: Path
+    lesions: Mask | None = None
+    lungs: Mask | None = None
+    classes: Mask | None = None
+    index: int | None = None
+    hu: bool = True
+    mm: bool = True
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that a result of this case depends on."""
+        masks = {mask.path: None for mask in (self.lesions, self.lungs, self.classes) if mask}
+        return (self.image, *masks)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A public data set, as its owners publish it.
+
+    Attributes:
+        name: on the command line, and in the table of published results.
+        source: where to ask for it.
+        licence: as published; a person who uses the data has to look for themselves.
+        layout: the files in its folder that are used.
+        cases: how many there must be; None if nothing reliable says so.
+        find: folder -> cases. Raises `DataSetError`.
+        notes: what a reader of its results has to know, one sentence each.
+        judged: whether there are expert masks, or every case is known to have no lesion.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    layout: str
+    cases: int | None
+    find: Callable[[Path], list[Case]]
+    notes: tuple[str, ...] = ()
+    judged: bool = True
+
+    def open(self, folder: Path) -> list[Case]:
+        """The cases in `folder`, by name.
+
+        Raises:
+            DataSetError: the folder or files are missing; the message says what to download.
+        """
+        if not folder.is_dir():
+            raise DataSetError(f"{folder}: no folder. {self.download}")
+        cases = sorted(self.find(folder), key=lambda case: case.name)
+        if not cases or self.cases not in (None, len(cases)):
+            wanted = f"{self.cases}" if self.cases else "some"
+            raise DataSetError(f"{folder}: {len(cases)} cases of {self.title}, not {wanted}. {self.download}")
+        missing = next((file for case in cases for file in case.files if not file.exists()), None)
+        if missing:
+            raise DataSetError(f"{missing}: missing. {self.download}")
+        return cases
+
+    @property
+    def download(self) -> str:
+        """What to get, from where, under which licence, and how it has to lie."""
+        return f"{self.title}: get it from {self.source} (licence: {self.licence}), laid out as\n{self.layout}"
+
+
+def stem(path: Path) -> str:
+    """The name without what tells the format."""
+    suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def slice_step_mm(path: Path) -> float:
+    """The distance between axial slices of a volume, by its header.
+
+    Raises:
+        DataSetError: the header can't be read.
+    """
+    header = _header(path)
+    towards_head = [abs(cosine) for cosine in header.GetDirection()[6:9]]
+    return header.GetSpacing()[towards_head.index(max(towards_head))]
+
+
+def depth(path: Path) -> int:
+    """How many pictures a stack holds, by its header.
+
+    Raises:
+        DataSetError: the header can't be read.
+    """
+    return _header(path).GetSize()[2]
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataSetError(f"{path}: its header can't be read. Download it again.") from error
+    return reader

@@ -1,0 +1,149 @@
+"""A case with its image and its masks as arrays: the one place where expert masks are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from LabelFreeCovidSegLib.errors import DataSetError
+from LabelFreeCovidSegLib.evaluation.datasets import Case, Mask
+from LabelFreeCovidSegLib.lungs.external import coincide, summary
+from LabelFreeCovidSegLib.scan import Grid, Scan
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """What experts drew, (k, j, i) uint8 on the scan's LPS grid; a picture has k = 1.
+
+    Attributes:
+        lesions: 1 where there is lesion.
+        lungs: 1 where there is lung; None if nobody drew it.
+        classes: 1 ground glass, 2 consolidation; None if nobody told them apart.
+    """
+
+    lesions: np.ndarray
+    lungs: np.ndarray | None = None
+    classes: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Grey values without unit and pixels without size.
+
+    Attributes:
+        grey: (k, j, i) float32; k = 1 unless it is a windowed volume.
+        grid: of the volume; unit pixels if there is none.
+        name: of the file.
+    """
+
+    grey: np.ndarray
+    grid: Grid
+    name: str
+
+
+def of_scan(case: Case, scan: Scan) -> Expert:
+    """The masks of a case in HU.
+
+    Raises:
+        DataSetError: a mask can't be read, or lies on another grid than its scan.
+    """
+
+    def opened(mask: Mask) -> np.ndarray:
+        image = _image(mask.path)
+        if image.GetDimension() != 3 or not coincide(Grid.of(image), scan.native):
+            where = summary(Grid.of(image)) if image.GetDimension() == 3 else "2-D"
+            raise DataSetError(
+                f"{mask.path} ({where}) does not lie on the grid of {case.image.name} ({summary(scan.native)}). "
+                "Resample the mask onto the scan, or download both again."
+            )
+        return scan.oriented(image)
+
+    return _expert(case, opened, scan.hu.shape)
+
+
+def of_picture(case: Case) -> tuple[Picture, Expert]:
+    """The grey values and masks of a picture, or of a stack that has lost its HU.
+
+    Raises:
+        DataSetError: a file can't be read, is coloured, or a mask has another size than its picture.
+    """
+    image = _image(case.image)
+    grey = _plane(image, case.image, case)
+
+    def opened(mask: Mask) -> np.ndarray:
+        drawn = _plane(_image(mask.path), mask.path, case)
+        if drawn.shape != grey.shape:
+            raise DataSetError(
+                f"{mask.path}: {drawn.shape[-1]} x {drawn.shape[-2]} pixels, but {case.image.name} has "
+                f"{grey.shape[-1]} x {grey.shape[-2]}. Give the mask that belongs to the picture."
+            )
+        return drawn
+
+    whole_volume = image.GetDimension() == 3 and case.index is None
+    grid = Grid.of(sitk.DICOMOrient(image, "LPS")) if whole_volume else _unit_grid(grey.shape)
+    return Picture(grey.astype(np.float32), grid, case.image.name), _expert(case, opened, grey.shape)
+
+
+def _expert(case: Case, opened: Callable[[Mask], np.ndarray], shape: tuple[int, ...]) -> Expert:
+    def mask(drawn: Mask | None) -> np.ndarray | None:
+        return None if drawn is None else _chosen(opened(drawn), drawn)
+
+    lesions, lungs, classes = mask(case.lesions), mask(case.lungs), mask(case.classes)
+    if classes is not None and classes.max(initial=0) > 2:
+        raise DataSetError(f"{case.name}: classes are 1 (ground glass) and 2 (consolidation), not {classes.max()}.")
+    return Expert(
+        lesions=np.zeros(shape, np.uint8) if lesions is None else (lesions > 0).astype(np.uint8),
+        lungs=None if lungs is None else (lungs > 0).astype(np.uint8),
+        classes=classes,
+    )
+
+
+def _chosen(labels: np.ndarray, mask: Mask) -> np.ndarray:
+    """The labels that count, as they are; 0 elsewhere."""
+    kept = labels if mask.labels is None else np.where(np.isin(labels, mask.labels), labels, 0)
+    return np.round(kept).astype(np.uint8)
+
+
+def _plane(image: sitk.Image, path: Path, case: Case) -> np.ndarray:
+    """(k, j, i) of a picture, of one of a stack, or of a whole windowed volume."""
+    array = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS") if _is_volume(image, case) else image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        palette = _palette(path)
+        if palette is not None:
+            array = (array[..., None, :3] == palette).all(axis=-1).argmax(axis=-1)
+        elif (array == array[..., :1]).all():
+            array = array[..., 0]
+        else:
+            raise DataSetError(f"{path}: a coloured picture. Give a greyscale one.")
+    if array.ndim == 2:
+        return array[None]
+    return array if case.index is None else array[case.index : case.index + 1]
+
+
+def _palette(path: Path) -> np.ndarray | None:
+    """The colours (n, 3) that the labels of a PNG stand for, which ITK gives in their place; None if it has none."""
+    start, found, rest = path.read_bytes().partition(b"PLTE")
+    if not (start.startswith(b"\x89PNG") and found):
+        return None
+    length = int.from_bytes(start[-4:], "big")
+    return np.frombuffer(rest[:length], np.uint8).reshape(-1, 3)
+
+
+def _is_volume(image: sitk.Image, case: Case) -> bool:
+    return image.GetDimension() == 3 and case.index is None
+
+
+def _unit_grid(shape: tuple[int, ...]) -> Grid:
+    k, j, i = shape
+    return Grid((i, j, k), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
+
+def _image(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(path)
+    except RuntimeError as error:
+        raise DataSetError(f"{path}: can't be read. Download it again.") from error

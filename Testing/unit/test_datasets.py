@@ -1,0 +1,342 @@
+"""Public data sets as their owners lay them out, made up and small: what is found in them, and their traps."""
+
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from LabelFreeCovidSegLib.errors import DataSetError
+from LabelFreeCovidSegLib.evaluation import datasets, expert
+from LabelFreeCovidSegLib.evaluation.datasets import REGISTRY, Case, Mask, folder
+from LabelFreeCovidSegLib.read import read
+from reading import chest
+
+
+def write(path: Path, array: np.ndarray, spacing=(4.0, 4.5, 5.0)) -> Path:
+    """An image of (k, j, i) or (rows, columns); spacing in x, y, z."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[: image.GetDimension()])
+    sitk.WriteImage(image, path)
+    return path
+
+
+TINY = np.zeros((3, 4, 5), np.int16)
+
+
+def opened(name: str, root: Path) -> list[Case]:
+    return REGISTRY[name].open(root)
+
+
+def names(cases: list[Case]) -> list[str]:
+    return [case.name for case in cases]
+
+
+# What is found
+
+
+def make_ct_seg(root: Path) -> None:
+    for part in ("coronacases", "radiopaedia"):
+        for number in range(1, 11):
+            for kind in ("COVID-19-CT-Seg_20cases", "Infection_Mask", "Lung_Mask"):
+                write(root / kind / f"{part}_{number:03d}.nii.gz", TINY)
+
+
+@pytest.mark.parametrize(("name", "hu"), [("coronacases", True), ("radiopaedia", False)])
+def test_each_part_of_ct_seg_is_a_set_and_radiopaedia_has_lost_its_hu(tmp_path, name, hu):
+    make_ct_seg(tmp_path)
+    cases = opened(name, tmp_path)
+    assert names(cases) == [f"{name}_{number:03d}" for number in range(1, 11)]
+    assert {(case.hu, case.mm) for case in cases} == {(hu, True)}
+    assert cases[0].lesions == Mask(tmp_path / "Infection_Mask" / f"{name}_001.nii.gz")
+    assert cases[0].lungs == Mask(tmp_path / "Lung_Mask" / f"{name}_001.nii.gz")
+    assert any("validation" in note for note in REGISTRY[name].notes) is hu
+
+
+def test_of_the_nine_medseg_volumes_c_leaves_out_number_6_and_effusion_is_no_lesion(tmp_path):
+    for number in range(1, 10):
+        for kind in ("rp_im", "rp_msk", "rp_lung_msk"):
+            write(tmp_path / kind / f"{number}.nii.gz", TINY)
+    cases = opened("medseg-9", tmp_path)
+    assert names(cases) == [str(number) for number in range(1, 10)]
+    assert [case.name for case in cases if "C" in case.left_out] == ["6"]
+    assert cases[0].lesions == cases[0].classes == Mask(tmp_path / "rp_msk" / "1.nii.gz", (1, 2))
+
+
+def make_mosmed(root: Path, step_mm: float = 8.0) -> None:
+    for number in range(255, 305):
+        write(root / "studies" / "CT-1" / f"study_{number:04d}.nii.gz", TINY, (0.7, 0.7, step_mm))
+        write(root / "masks" / f"study_{number:04d}_mask.nii.gz", TINY, (0.7, 0.7, step_mm))
+    write(root / "studies" / "CT-0" / "study_0001.nii.gz", TINY)
+
+
+def test_mosmed_are_the_50_studies_with_masks(tmp_path):
+    make_mosmed(tmp_path)
+    cases = opened("mosmed", tmp_path)
+    assert len(cases) == 50
+    assert cases[0].image == tmp_path / "studies" / "CT-1" / "study_0255.nii.gz"
+    assert any("8 mm" in note for note in REGISTRY["mosmed"].notes)
+
+
+def test_mosmed_whose_headers_lost_the_8_mm_is_refused(tmp_path):
+    make_mosmed(tmp_path, step_mm=1.0)
+    with pytest.raises(DataSetError, match=r"study_0\d+.nii.gz: its header says 1 mm between slices"):
+        opened("mosmed", tmp_path)
+
+
+@pytest.mark.parametrize("experts", ["part1", "part2"])
+def test_uestc_tells_experts_by_their_number_and_c_leaves_out_thick_slices(tmp_path, experts):
+    for part in ("part1", "part2"):
+        for number in range(50 if part == experts else 70):
+            step = 5.0 if number == 7 else 4.9
+            for kind in ("image", "label"):
+                write(tmp_path / part / kind / f"{number:03d}.nii.gz", TINY, (0.7, 0.7, step))
+    cases = opened("uestc", tmp_path)
+    assert len(cases) == 120
+    assert sum(case.name.startswith("expert-") for case in cases) == 50
+    assert {case.image.parent.parent.name for case in cases if case.name.startswith("expert-")} == {experts}
+    left_out = {case.name: case.left_out["C"] for case in cases if case.left_out}
+    assert left_out == {"expert-007": "slices 5 mm apart", "non-expert-007": "slices 5 mm apart"}
+
+
+def test_luna16_is_without_lesions_and_the_trachea_is_no_lung(tmp_path):
+    for number in range(888):
+        for kind in (f"subset{number % 10}", "seg-lungs-LUNA16"):
+            file = tmp_path / kind / f"1.3.6.{number}.mhd"
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    cases = opened("luna16", tmp_path)
+    assert len(cases) == 888
+    assert cases[0].lesions is None
+    assert cases[0].lungs == Mask(tmp_path / "seg-lungs-LUNA16" / cases[0].image.name, (3, 4))
+
+
+def test_ricord_is_a_case_a_series_and_can_not_be_judged(tmp_path):
+    for series in ("p1/s1/a", "p1/s1/b", "p2/s1/a"):
+        (tmp_path / series).mkdir(parents=True)
+        (tmp_path / series / "1.dcm").touch()
+        (tmp_path / series / "2.dcm").touch()
+    assert names(opened("midrc-ricord", tmp_path)) == ["p1_s1_a", "p1_s1_b", "p2_s1_a"]
+    assert not REGISTRY["midrc-ricord"].judged
+
+
+def test_the_100_slices_of_medseg_are_a_case_each(tmp_path):
+    pictures, drawn = np.zeros((100, 6, 7), np.float32), np.zeros((100, 6, 7), np.uint8)
+    pictures[42], drawn[42, 1, :4] = 42, [0, 1, 2, 3]
+    write(tmp_path / "tr_im.nii.gz", pictures)
+    write(tmp_path / "tr_mask.nii.gz", drawn)
+    cases = opened("medseg-100", tmp_path)
+    assert len(cases) == 100
+    assert (cases[42].hu, cases[42].mm) == (False, False)
+    picture, truth = expert.of_picture(cases[42])
+    assert picture.grey.shape == (1, 6, 7)
+    assert (picture.grey == 42).all()
+    assert truth.classes[0, 1, :4].tolist() == [0, 1, 2, 0]
+    assert truth.lesions[0, 1, :4].tolist() == [0, 1, 1, 0]
+    assert not expert.of_picture(cases[41])[1].lesions.any()
+
+
+def test_covid_semiseg_are_jpeg_pictures_with_png_masks(tmp_path):
+    train = tmp_path / "TrainingSet" / "LungInfection-Train" / "Doctor-label"
+    for number in range(50):
+        write(train / "Imgs" / f"{number}.jpg", np.full((8, 9), 90, np.uint8))
+        write(train / "GT" / f"{number}.png", np.eye(8, 9, dtype=np.uint8) * 255)
+    cases = opened("covid-semiseg", tmp_path)
+    assert len(cases) == 50
+    picture, truth = expert.of_picture(cases[0])
+    assert np.abs(picture.grey - 90).max() <= 1
+    assert np.array_equal(truth.lesions[0], np.eye(8, 9))
+
+
+# What is refused
+
+
+def test_a_missing_folder_says_what_to_download_under_which_licence(tmp_path):
+    with pytest.raises(DataSetError) as caught:
+        opened("coronacases", tmp_path / "gone")
+    for word in ("gone", "zenodo.org/record/3757476", "CC BY-NC-SA", "Infection_Mask/coronacases_*.nii.gz"):
+        assert word in str(caught.value)
+
+
+def test_a_set_with_too_few_cases_is_refused(tmp_path):
+    make_ct_seg(tmp_path)
+    (tmp_path / "COVID-19-CT-Seg_20cases" / "coronacases_004.nii.gz").unlink()
+    with pytest.raises(DataSetError, match=r"9 cases of COVID-19-CT-Seg, coronacases part, not 10"):
+        opened("coronacases", tmp_path)
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    make_ct_seg(tmp_path)
+    (tmp_path / "Infection_Mask" / "coronacases_004.nii.gz").unlink()
+    with pytest.raises(DataSetError, match=r"Infection_Mask/coronacases_004.nii.gz: missing"):
+        opened("coronacases", tmp_path)
+
+
+def test_a_stack_with_another_number_of_pictures_is_refused(tmp_path):
+    for kind in ("tr_im", "tr_mask"):
+        write(tmp_path / f"{kind}.nii.gz", np.zeros((99, 6, 7), np.uint8))
+    with pytest.raises(DataSetError, match="99 cases"):
+        opened("medseg-100", tmp_path)
+
+
+def test_uestc_with_a_part_of_another_size_is_refused(tmp_path):
+    write(tmp_path / "part1" / "image" / "1.nii.gz", TINY)
+    with pytest.raises(DataSetError, match="1 volumes, where one part"):
+        opened("uestc", tmp_path)
+
+
+def test_every_public_set_is_listed_with_its_licence():
+    text = datasets.listing()
+    for data in REGISTRY.values():
+        assert data.name in text
+        assert data.licence in text
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(DataSetError, match=r"no data set 'corona'.*coronacases, "):
+        datasets.find("corona=/data")
+
+
+# Any folder
+
+
+@pytest.mark.parametrize("images", ["images", "ct"])
+def test_a_folder_of_pictures_with_masks_of_other_formats(tmp_path, images):
+    for name in ("b", "a"):
+        write(tmp_path / images / f"{name}.jpg", np.full((6, 7), 100, np.uint8))
+        for kind in ("lesions", "lungs", "classes"):
+            write(tmp_path / kind / f"{name}.png", np.eye(6, 7, dtype=np.uint8))
+    data, root = datasets.find(str(tmp_path))
+    assert data.name == tmp_path.name
+    cases = data.open(root)
+    assert names(cases) == ["a", "b"]
+    assert (cases[0].hu, cases[0].mm) == (False, False)
+    picture, truth = expert.of_picture(cases[0])
+    assert picture.grey.shape == truth.lungs.shape == truth.classes.shape == (1, 6, 7)
+
+
+def test_a_folder_of_volumes_is_in_hu(tmp_path):
+    write(tmp_path / "ct" / "a.nii.gz", TINY)
+    write(tmp_path / "lesions" / "a.nrrd", TINY.astype(np.uint8))
+    (case,) = folder.of(tmp_path).open(tmp_path)
+    assert (case.hu, case.mm, case.lungs, case.classes) == (True, True, None, None)
+
+
+@pytest.mark.parametrize("kind", ["lesions", "lungs"])
+def test_an_image_without_mask_is_named(tmp_path, kind):
+    for name in ("a", "b"):
+        write(tmp_path / "ct" / f"{name}.nii.gz", TINY)
+        for each in ("lesions", "lungs"):
+            write(tmp_path / each / f"{name}.nii.gz", TINY.astype(np.uint8))
+    (tmp_path / kind / "b.nii.gz").unlink()
+    with pytest.raises(DataSetError, match=rf"{kind}: nothing for b \(1 of 2"):
+        folder.of(tmp_path).open(tmp_path)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    write(tmp_path / "ct" / "a.nii.gz", TINY)
+    write(tmp_path / "ct" / "a.nrrd", TINY)
+    with pytest.raises(DataSetError, match="has the same name"):
+        folder.of(tmp_path).open(tmp_path)
+
+
+def test_an_empty_folder_is_no_data_set(tmp_path):
+    with pytest.raises(DataSetError, match="0 cases"):
+        folder.of(tmp_path).open(tmp_path)
+
+
+# Opening masks
+
+
+def ct_and_mask(root: Path, mask: np.ndarray, flip: bool = False) -> Case:
+    for name, array in (("ct", chest()), ("mask", mask)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((4.0, 4.5, 5.0))
+        if flip:  # as NIfTI files often lie: i to the right, j to the front
+            image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+        sitk.WriteImage(image, root / f"{name}.nrrd")
+    return Case("a", root / "ct.nrrd", Mask(root / "mask.nrrd"))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_masks_are_turned_with_their_scan(tmp_path, flip):
+    mask = np.zeros((20, 48, 64), np.uint8)
+    mask[3, 7, 9] = 1  # where the chest has a voxel of 103 HU
+    case = ct_and_mask(tmp_path, mask, flip)
+    scan = read(case.image)
+    (value,) = scan.hu[expert.of_scan(case, scan).lesions > 0]
+    assert value == 103
+
+
+def test_a_mask_on_another_grid_is_refused(tmp_path):
+    case = ct_and_mask(tmp_path, np.zeros((20, 48, 64), np.uint8))
+    write(tmp_path / "mask.nrrd", np.zeros((20, 48, 64), np.uint8), (4.0, 4.5, 6.0))
+    with pytest.raises(DataSetError, match=r"mask.nrrd .* does not lie on the grid of ct.nrrd"):
+        expert.of_scan(case, read(case.image))
+
+
+def test_a_case_known_to_be_healthy_has_an_empty_truth(tmp_path):
+    case = replace(ct_and_mask(tmp_path, np.ones((20, 48, 64), np.uint8)), lesions=None)
+    truth = expert.of_scan(case, read(case.image))
+    assert truth.lesions.shape == (20, 48, 64)
+    assert not truth.lesions.any()
+
+
+def test_unknown_classes_are_refused(tmp_path):
+    case = ct_and_mask(tmp_path, np.full((20, 48, 64), 3, np.uint8))
+    with pytest.raises(DataSetError, match="classes are 1"):
+        expert.of_scan(replace(case, classes=case.lesions), read(case.image))
+
+
+def test_a_picture_and_a_mask_of_different_sizes_are_refused(tmp_path):
+    case = Case("a", write(tmp_path / "a.png", np.zeros((6, 7), np.uint8)), hu=False, mm=False)
+    case = replace(case, lesions=Mask(write(tmp_path / "mask.png", np.zeros((7, 6), np.uint8))))
+    with pytest.raises(DataSetError, match=r"mask.png: 6 x 7 pixels, but a.png has 7 x 6"):
+        expert.of_picture(case)
+
+
+def test_grey_pictures_stored_as_colour_are_read_and_coloured_ones_refused(tmp_path):
+    colour = np.zeros((6, 7, 3), np.uint8)
+    colour[2, 3] = 80
+    sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), tmp_path / "grey.png")
+    colour[2, 3] = (80, 0, 0)
+    sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), tmp_path / "red.png")
+    picture, _ = expert.of_picture(Case("a", tmp_path / "grey.png", hu=False, mm=False))
+    assert picture.grey[0, 2, 3] == 80
+    with pytest.raises(DataSetError, match=r"red.png: a coloured picture"):
+        expert.of_picture(Case("a", tmp_path / "red.png", hu=False, mm=False))
+
+
+def test_labels_of_a_png_with_a_palette_are_its_indices(tmp_path):
+    labels = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 3, 2, 8, 3, 0, 0, 0),
+        b"PLTE": bytes([0, 0, 0, 128, 0, 0, 0, 128, 0]),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in labels)),
+        b"IEND": b"",
+    }
+    png = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    (tmp_path / "classes.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    case = Case("a", tmp_path / "classes.png", classes=Mask(tmp_path / "classes.png"), hu=False, mm=False)
+    assert np.array_equal(expert.of_picture(case)[1].classes[0], labels)
+
+
+def test_a_windowed_volume_keeps_its_grid(tmp_path):
+    grey = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    case = Case("a", write(tmp_path / "a.nii.gz", grey), Mask(write(tmp_path / "m.nii.gz", grey)), hu=False)
+    picture, truth = expert.of_picture(case)
+    assert picture.grid.spacing == pytest.approx((4.0, 4.5, 5.0))
+    assert np.array_equal(picture.grey > 0, truth.lesions > 0)
+
+
+def test_a_damaged_mask_is_named(tmp_path):
+    case = ct_and_mask(tmp_path, np.zeros((20, 48, 64), np.uint8))
+    (tmp_path / "mask.nrrd").write_bytes(b"NRRD")
+    with pytest.raises(DataSetError, match=r"mask.nrrd: can't be read"):
+        expert.of_scan(case, read(case.image))
