@@ -109,8 +109,8 @@ def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lungs",
-        default="classical",
-        help="lungnet, classical, lungmask, or the file of a lung mask (default: classical); of pictures, a folder of "
+        default="lungnet",
+        help="lungnet, classical, lungmask, or the file of a lung mask (default: lungnet); of pictures, a folder of "
         "masks of the same names (default: found in each picture)",
     )
     _add_slices_arguments(parser)
@@ -189,7 +189,7 @@ def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
     out: Path = (arguments.out or default_out(arguments.slices)).absolute()
     choices = segment_slices.Choices(
         arguments.method,
-        None if arguments.lungs == "classical" else Path(arguments.lungs),
+        None if arguments.lungs == "lungnet" else Path(arguments.lungs),
         arguments.orientation,
         arguments.pixel_mm,
         arguments.equalised,
@@ -253,7 +253,7 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", metavar="OUT", type=Path, required=True, help="folder for the results, one folder a scan"
     )
     parser.add_argument(
-        "--lungs", choices=("lungnet", "classical", "lungmask"), default="classical", help="(default: classical)"
+        "--lungs", choices=("lungnet", "classical", "lungmask"), default="lungnet", help="(default: lungnet)"
     )
     _add_choices(parser)
 

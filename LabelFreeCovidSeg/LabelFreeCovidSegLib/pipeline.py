@@ -59,7 +59,7 @@ class Result:
 def segment(
     scan: Scan,
     method: str = "normnet",
-    lungs: str | Path = "classical",
+    lungs: str | Path = "lungnet",
     device_name: str = "auto",
     precision: str = "auto",
     progress: Progress = silent,

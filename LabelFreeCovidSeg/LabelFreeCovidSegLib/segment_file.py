@@ -18,7 +18,7 @@ class Choices:
     """How to segment; see `pipeline.segment`."""
 
     method: str = "normnet"
-    lungs: str = "classical"
+    lungs: str = "lungnet"
     device: str = "auto"
     precision: str = "auto"
 

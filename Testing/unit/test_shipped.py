@@ -33,7 +33,15 @@ def test_the_manifest_says_what_a_user_has_to_know():
     assert len(states) == len(entry.files) == len(entry.recipe["seeds"])
     assert entry.licence_confirmed is False
     assert entry.citation.startswith("Yao Q")
-    assert sum(path.stat().st_size for path in store.folder().glob("*.safetensors")) < 13e6
+    assert sum((store.folder() / file).stat().st_size for file in entry.files) < 13e6
+
+
+def test_the_network_for_lungs_is_small_and_learned_from_no_patient(monkeypatch):
+    entry, states = weights.load("lungnet", store.folder())
+    assert len(states) == 1
+    assert sum((store.folder() / file).stat().st_size for file in entry.files) < 2e6
+    assert {scan["name"] for scan in entry.scans} <= {scan.name for scan in listed(monkeypatch)}
+    assert entry.licence_confirmed is False
 
 
 @pytest.fixture(scope="module")

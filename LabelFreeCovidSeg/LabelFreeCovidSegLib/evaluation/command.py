@@ -51,7 +51,7 @@ def add_arguments(
     parser.add_argument(
         "-o", "--out", metavar="OUT", type=Path, required=True, help="folder for results; what is there is gone on with"
     )
-    parser.add_argument("--lungs", choices=LUNGS, default="classical", help="(default: classical)")
+    parser.add_argument("--lungs", choices=LUNGS, default="lungnet", help="(default: lungnet)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     parser.add_argument("--list-data", action=_ListData, nargs=0, help="say which public data sets are known, and end")

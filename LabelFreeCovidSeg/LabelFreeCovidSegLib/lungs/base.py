@@ -28,7 +28,7 @@ class LungMask:
     warnings: tuple[str, ...] = ()
 
 
-def find_lungs(scan: Scan, lungs: str | Path = "classical", progress: Progress = silent) -> LungMask:
+def find_lungs(scan: Scan, lungs: str | Path = "lungnet", progress: Progress = silent) -> LungMask:
     """Find the lungs of `scan`.
 
     Args:

@@ -31,6 +31,9 @@ CHANNELS = (12, 24, 48, 64, 64)
 WINDOW_HU = (-1024.0, 276.0)
 AROUND_MM = 32.0
 """So far above and below the air of both lungs there can be lung without any; no training scan shows more."""
+DENIED = 0.1
+"""Below this probability of lung, soft tissue that the classical finder closed over is taken out again. It takes more to
+be denied than to be added: that finder seldom closes over what is no lung."""
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
 SHELL_MM = 4.0
@@ -84,7 +87,7 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
     network = load(store)
     coarse = classical.outline(scan, part(progress, 0.0, 0.5))
     progress(0.5, "Finding the whole lungs")
-    lungs = predict(network, coarse, scan.grid)
+    lungs, denied = predict(network, coarse, scan.grid)
     progress(0.75, "Drawing the border at full resolution")
     source, warnings = NAME, tuple[str, ...]()
     if covered(lungs, coarse) < TRUSTED_SHARE:
@@ -94,18 +97,21 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
             "consolidation at their border may be missing.",
         )
     else:
-        lungs = corrected(coarse, lungs)
+        lungs = corrected(coarse, lungs, denied)
         warnings = differences(lungs, coarse)
     full = classical.refine(scan, coarse, lungs, coarse.air & (lungs > 0), coarse.gas)
     progress(1.0, "Lungs found")
     return LungMask(full, source, warnings + plausibility.warnings(full, scan.grid))
 
 
-def predict(network: nn.Module, coarse: Coarse, grid: Grid) -> np.ndarray:
-    """Both lungs (uint8, 1 right, 2 left) on the blocks of `coarse`; in float32 on the CPU, the same everywhere.
+def predict(network: nn.Module, coarse: Coarse, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Both lungs on the blocks of `coarse`; in float32 on the CPU, the same everywhere.
 
     Args:
         grid: of the scan that `coarse` was made from.
+
+    Returns:
+        (k, j, i) uint8, 1 right, 2 left; and bool, where there is hardly lung.
     """
     levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
     # Where in the world the blocks lie does not matter here; only their axes and sizes do.
@@ -116,7 +122,9 @@ def predict(network: nn.Module, coarse: Coarse, grid: Grid) -> np.ndarray:
     probability = resample(foresee(network, question(hu, air)), working, blocks)
     lungs = np.zeros(coarse.lungs.shape, dtype=np.uint8)
     lungs[levels] = decide(probability, coarse.lungs[levels], coarse.spacing)
-    return lungs
+    denied = np.zeros(coarse.lungs.shape, dtype=bool)
+    denied[levels] = probability < DENIED
+    return lungs, denied
 
 
 def foresee(network: nn.Module, asked: np.ndarray) -> np.ndarray:
@@ -146,15 +154,15 @@ def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing) -> np.n
     return labels
 
 
-def corrected(coarse: Coarse, answer: np.ndarray) -> np.ndarray:
-    """The classical outline with the airless lung that only the network sees, and without what only it does not.
+def corrected(coarse: Coarse, answer: np.ndarray, denied: np.ndarray) -> np.ndarray:
+    """The classical outline with the airless lung that only the network sees, and without what it is sure is none.
 
     Args:
-        answer: (k, j, i) uint8, the network's lungs on the blocks of `coarse`.
+        answer, denied: (k, j, i), what `predict` returns.
     """
     known, spacing = coarse.lungs > 0, coarse.spacing
     more = (answer > 0) & ~known & ~dilation(coarse.gas, BRONCHI_MM, spacing)
-    less = (answer == 0) & known & ~coarse.air
+    less = denied & known & ~coarse.air
     lungs = coarse.lungs.copy()
     lungs[opening(less, SHELL_MM, spacing)] = 0
     added = opening(more, SHELL_MM, spacing)
