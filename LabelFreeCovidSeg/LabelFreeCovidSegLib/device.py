@@ -41,7 +41,10 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         fast = {
             "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
             "mps": lambda: False,
-            "cpu": lambda: torch.backends.mkldnn.is_available() and torch.cpu._is_amx_tile_supported(),
+            "cpu": lambda: (
+                torch.backends.mkldnn.is_available()
+                and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+            ),
         }
         precision = "bfloat16" if fast[device]() else "float32"
     return Compute(device, precision)

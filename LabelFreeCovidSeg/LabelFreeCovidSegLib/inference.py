@@ -16,6 +16,18 @@ Tile = tuple[slice, ...]
 
 EDGE_WEIGHT = 1e-3
 """Added to the Hann weights, which are 0 at a tile's faces: else the volume's own faces would have no answer."""
+BATCH = 2
+"""Tiles at a time; see `forward`."""
+
+
+def forward(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """`network(batch)`, for a single sample of float32 on a CPU by way of two.
+
+    PyTorch hands most 3-D convolutions of one such sample to a path of its own and not to oneDNN: a tile of
+    32 x 128 x 128 takes 0.21 s there (shipped NormNet, AVX-512), and 0.03 s in a batch of two.
+    """
+    alone = len(batch) == 1 and batch.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return network(batch.expand(2, *batch.shape[1:]))[:1] if alone else network(batch)
 
 
 def predict_tiles(
@@ -32,7 +44,7 @@ def predict_tiles(
     Tiles without lung are left out; the answer there is 0.
 
     Args:
-        network: in evaluation mode; (1, 1, *window) -> (1, classes, *window).
+        network: in evaluation mode; (n, 1, *window) -> (n, classes, *window).
         image: (k, j, i) float32.
         lung: (k, j, i) bool.
         window: extent of a tile in voxels (k, j, i).
@@ -53,11 +65,13 @@ def predict_tiles(
     tiles = [tile for tile in cover(tuple(padded), window, overlap) if lung[tile].any()]
     lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
     with torch.inference_mode(), lowered:
-        for done, tile in enumerate(tiles):
+        for done in range(0, len(tiles), BATCH):
             progress(done / len(tiles), "Finding lesions")
-            scores = network(source[tile][None, None].to(device))
-            total[tile] += weight * scores.float().softmax(dim=1)[0, -1]
-            norm[tile] += weight
+            some = tiles[done : done + BATCH]
+            scores = forward(network, torch.stack([source[tile] for tile in some])[:, None].to(device))
+            for tile, last in zip(some, scores.float().softmax(dim=1)[:, -1], strict=True):
+                total[tile] += weight * last
+                norm[tile] += weight
     probability = (total / norm.clamp_min(torch.finfo(torch.float32).tiny)).cpu().numpy()
     return probability[tuple(slice(extent) for extent in image.shape)]
 

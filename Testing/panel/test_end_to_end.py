@@ -155,8 +155,8 @@ def fill(folder: Path) -> None:
     ("megabytes", "message"),
     [
         (1, "the CT can't be written there. Make room"),
-        (30, "the disk has "),
-        (260, "No space left on device"),
+        (30, "results may need 200 MB"),
+        (260, "Free some space"),
     ],
     ids=["no room for the CT", "no room for results", "filled up by others meanwhile"],
 )

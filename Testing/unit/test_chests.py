@@ -95,10 +95,13 @@ def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest
 @pytest.mark.parametrize("kind", ["lobar", "segmental"])
 @pytest.mark.parametrize("side", [1, 2])
 def test_a_consolidation_covers_the_share_drawn_and_is_as_dense_as_soft_tissue(chest, monkeypatch, side, kind):
-    hu, _ = ill(chest, monkeypatch, **{kind: 1.0, f"{kind}_share": (0.5, 0.5)})
-    inside = hu[chest.labels == side]
-    assert np.mean(inside > -100) == pytest.approx(0.5, abs=0.12)
-    assert 0 < np.percentile(inside, 99) < 100
+    shares = []
+    for seed in range(7):
+        hu, _ = ill(chest, monkeypatch, seed, **{kind: 1.0, f"{kind}_share": (0.5, 0.5)})
+        inside = hu[chest.labels == side]
+        assert 0 < np.percentile(inside, 99) < 100
+        shares.append(np.mean(inside > -100))
+    assert np.median(shares) == pytest.approx(0.5, abs=0.12)  # a soft edge leaves less that is so dense
 
 
 def test_a_consolidated_segment_lies_at_the_pleura(chest, monkeypatch):

@@ -133,8 +133,12 @@ def test_a_device_that_is_not_there_is_answered_with_those_that_are(monkeypatch)
         device.choose("cuda")
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(True, "bfloat16"), (False, "float32")])
-def test_the_cpu_computes_in_bfloat16_only_where_it_multiplies_it(monkeypatch, amx, precision):
+@pytest.mark.parametrize(
+    ("amx", "avx", "precision"),
+    [(True, True, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")],
+)
+def test_the_cpu_computes_in_bfloat16_only_where_it_multiplies_it(monkeypatch, amx, avx, precision):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert device.choose("cpu") == Compute("cpu", precision)
     assert device.choose("cpu", "float32") == Compute("cpu", "float32")

@@ -24,4 +24,4 @@ def test_it_marks_lung_from_500_hu_below_water_on():
 def test_it_is_no_method_to_segment_with(capsys):
     with pytest.raises(SystemExit):
         cli.main(["segment", "ct.nii.gz", "--method", "threshold"])
-    assert "invalid choice" in capsys.readouterr().err
+    assert "'threshold' is what `evaluate` compares methods with" in capsys.readouterr().err

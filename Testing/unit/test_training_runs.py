@@ -264,8 +264,8 @@ def test_complete_runs_are_skipped_and_a_run_that_was_cut_off_goes_on(cache, tmp
     every_fold(cache, tmp_path / "out", progress=lambda fraction, phase: phases.append(phase.split(",")[0]))
     assert [file.stat().st_mtime_ns for file in files][:2] == before[:2]
     assert len(ToyTrainee.made) == 3 + 2
-    assert phases[:2] == ["Iteration 5", "Iteration 6"]
-    assert phases[2:] == [f"Iteration {n}" for n in range(1, 7)]
+    assert phases[:3] == ["Going on after iteration 4", "Iteration 5", "Iteration 6"]
+    assert phases[3:] == ["Starting", *(f"Iteration {n}" for n in range(1, 7))]
     again = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.safetensors")}
     every_fold(cache, tmp_path / "unbroken")
     assert again == {tmp_path / "out" / p.relative_to(tmp_path / "unbroken"): p.read_bytes()

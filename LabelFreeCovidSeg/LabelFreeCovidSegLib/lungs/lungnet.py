@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import nn
 
 from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.inference import forward
 from LabelFreeCovidSegLib.lungs import classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.classical import Coarse
@@ -32,8 +33,8 @@ WINDOW_HU = (-1024.0, 276.0)
 AROUND_MM = 32.0
 """So far above and below the air of both lungs there can be lung without any; no training scan shows more."""
 DENIED = 0.1
-"""Below this probability of lung, soft tissue that the classical finder closed over is taken out again. It takes more to
-be denied than to be added: that finder seldom closes over what is no lung."""
+"""Below this probability of lung, soft tissue that the classical finder closed over is taken out again. It takes more
+to be denied than to be added: that finder seldom closes over what is no lung."""
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
 SHELL_MM = 4.0
@@ -87,7 +88,7 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
     network = load(store)
     coarse = classical.outline(scan, part(progress, 0.0, 0.5))
     progress(0.5, "Finding the whole lungs")
-    lungs, denied = predict(network, coarse, scan.grid)
+    lungs, denied = predict(network, coarse)
     progress(0.75, "Drawing the border at full resolution")
     source, warnings = NAME, tuple[str, ...]()
     if covered(lungs, coarse) < TRUSTED_SHARE:
@@ -104,18 +105,15 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
     return LungMask(full, source, warnings + plausibility.warnings(full, scan.grid))
 
 
-def predict(network: nn.Module, coarse: Coarse, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]:
     """Both lungs on the blocks of `coarse`; in float32 on the CPU, the same everywhere.
-
-    Args:
-        grid: of the scan that `coarse` was made from.
 
     Returns:
         (k, j, i) uint8, 1 right, 2 left; and bool, where there is hardly lung.
     """
     levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
-    # Where in the world the blocks lie does not matter here; only their axes and sizes do.
-    blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], grid.origin, grid.direction)
+    # Their real place in the world would only change the last bits of what follows, from one file format to another.
+    blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
     working = blocks.covering(tuple(slice(0, n) for n in blocks.shape), SPACING_MM)
     hu = resample(coarse.hu[levels], blocks, working, outside=AIR_HU)
     air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
@@ -133,7 +131,7 @@ def foresee(network: nn.Module, asked: np.ndarray) -> np.ndarray:
     stride = 2 ** (len(CHANNELS) - 1)
     padded = np.pad(asked, [(0, 0), *((0, -n % stride) for n in extents)])
     with torch.inference_mode():
-        found = network(torch.from_numpy(padded)[None]).sigmoid()[0, 0].numpy()
+        found = forward(network, torch.from_numpy(padded)[None]).sigmoid()[0, 0].numpy()
     return np.ascontiguousarray(found[tuple(slice(n) for n in extents)])
 
 
