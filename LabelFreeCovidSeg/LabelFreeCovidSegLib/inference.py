@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.progress import Progress, silent
 
 Tile = tuple[slice, ...]
@@ -17,17 +18,7 @@ Tile = tuple[slice, ...]
 EDGE_WEIGHT = 1e-3
 """Added to the Hann weights, which are 0 at a tile's faces: else the volume's own faces would have no answer."""
 BATCH = 2
-"""Tiles at a time; see `forward`."""
-
-
-def forward(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """`network(batch)`, for a single sample of float32 on a CPU by way of two.
-
-    PyTorch hands most 3-D convolutions of one such sample to a path of its own and not to oneDNN: a tile of
-    32 x 128 x 128 takes 0.21 s there (shipped NormNet, AVX-512), and 0.03 s in a batch of two.
-    """
-    alone = len(batch) == 1 and batch.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return network(batch.expand(2, *batch.shape[1:]))[:1] if alone else network(batch)
+"""Tiles at a time; see `networks.forward`."""
 
 
 def predict_tiles(

@@ -16,11 +16,11 @@ from scipy import ndimage
 from torch import nn
 
 from LabelFreeCovidSegLib import weights
-from LabelFreeCovidSegLib.inference import forward
 from LabelFreeCovidSegLib.lungs import classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.classical import Coarse
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, opening
+from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
