@@ -96,7 +96,7 @@ def test_consolidation_that_the_network_counts_as_lung_stays_in_the_mask(chest, 
         found = lungnet.find(scan)
     finally:
         scan.hu[base] = healthy
-    assert (found.labels == 1)[base].mean() > 0.93
+    assert (found.labels == 1)[base].mean() > 0.85  # its corners hold no ball of 8 mm
     assert any("right lung" in sentence and "no air" in sentence for sentence in found.warnings)
 
 

@@ -37,8 +37,9 @@ DENIED = 0.1
 to be denied than to be added: that finder seldom closes over what is no lung."""
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
-SHELL_MM = 4.0
-"""Radius of the ball that a difference between the two finders must hold: what is thinner is the network's voxels."""
+ADDED_MM, DENIED_MM = 8.0, 4.0
+"""Radius of the ball that must fit into what is added or taken out: what is thinner is the network's voxels and, where
+it is added, as often a rim of liver or of the aorta."""
 BRONCHI_MM = 3.0
 """What lies so near to air that is not lung is the wall of an airway."""
 TRUSTED_SHARE = 0.9
@@ -162,8 +163,8 @@ def corrected(coarse: Coarse, answer: np.ndarray, denied: np.ndarray) -> np.ndar
     more = (answer > 0) & ~known & ~dilation(coarse.gas, BRONCHI_MM, spacing)
     less = denied & known & ~coarse.air
     lungs = coarse.lungs.copy()
-    lungs[opening(less, SHELL_MM, spacing)] = 0
-    added = opening(more, SHELL_MM, spacing)
+    lungs[opening(less, DENIED_MM, spacing)] = 0
+    added = opening(more, ADDED_MM, spacing)
     lungs[added] = answer[added]
     return lungs
 
