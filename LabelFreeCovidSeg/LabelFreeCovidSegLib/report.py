@@ -51,17 +51,22 @@ class Picture:
     marks: tuple[tuple[int, float], ...] = ()
 
 
-def render(result: Result) -> str:
-    """The report of one result as HTML; pictures are inside, and nothing is fetched from anywhere."""
+def template(path: Path) -> jinja2.Template:
+    """A page to be filled: what is put in is escaped, and what is forgotten is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(path.name)
+
+
+def render(result: Result) -> str:
+    """The report of one result as HTML; pictures are inside, and nothing is fetched from anywhere."""
     axial, coronal = pictures(result)
-    return environment.get_template("report.html.j2").render(
+    return template(Path(__file__).with_name("report.html.j2")).render(
         result=result,
         run=result.run,
         grid=result.scan.native,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
+from LabelFreeCovidSegLib import report
 from LabelFreeCovidSegLib.evaluation import overlay, tables
 from LabelFreeCovidSegLib.evaluation.protocols import Cases
 from LabelFreeCovidSegLib.evaluation.tables import Table
@@ -90,14 +90,7 @@ def series(method: str, metric: str, cases: Cases, pictures: Mapping[str, str]) 
 
 def render(parts: Sequence[tuple[Table, Plot]]) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("evaluation.html.j2").render(
+    return report.template(Path(__file__).with_name("evaluation.html.j2")).render(
         parts=parts,
         cell=tables.cell,
         header=tables.header,
