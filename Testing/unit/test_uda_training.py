@@ -114,9 +114,16 @@ def test_what_is_called_source_is_pulled_to_source():
 def test_nothing_is_learned_where_the_label_is_not_known():
     scores = torch.zeros(1, 4, 2, 2, requires_grad=True)
     labels = torch.tensor([[[0, 1], [uda.UNKNOWN, 3]]], dtype=torch.uint8)
-    segmentation_loss(scores, labels).backward()
+    segmentation_loss(scores, labels, (1.0, 1.0, 1.0, 1.0)).backward()
     touched = scores.grad.abs().sum(dim=1)[0] > 0
     assert touched.tolist() == [[True, True], [False, True]]
+
+
+def test_a_pixel_counts_as_much_as_its_class():
+    scores = torch.zeros(1, 4, 1, 2, requires_grad=True)
+    segmentation_loss(scores, torch.tensor([[[1, 3]]]), (1.0, 1.0, 8.0, 3.0)).backward()
+    lung, consolidation = scores.grad.abs().sum(dim=1)[0, 0].tolist()
+    assert consolidation == pytest.approx(3 * lung)
 
 
 # Which loss moves what

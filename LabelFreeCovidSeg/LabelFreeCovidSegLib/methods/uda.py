@@ -72,6 +72,7 @@ class Preset:
         channels: of f, levels 2 to 5. critic_width: of d.
         batch: slices of each domain an iteration.
         learning_rate: of f and c at the beginning. critic_rate: of g and d.
+        class_weights: of the classes' pixels in the cross-entropy; all 1 in the paper.
         alpha: weight of the adversarial term where all terms are sums; 0 leaves adaptation out, and with it g, d and
             the target domain (the paper's "source-only").
     """
@@ -85,13 +86,15 @@ class Preset:
     iterations: int
     learning_rate: float = 1e-5
     critic_rate: float = 1e-5
+    class_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     alpha: float = 0.1
 
 
 _PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), PAPER_CHANNELS, PAPER_CRITIC_WIDTH, batch=1, iterations=100_000)
-# Ships: a seventh of the parameters on half the grid. With a fortieth of the iterations it must learn faster.
+# Ships: a seventh of the parameters on half the grid. With a fortieth of the iterations it must learn faster, and each
+# pixel of a lesion, one in a hundred, must count for more: without, no lesion at all was found after 900 iterations.
 _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, batch=1, iterations=2500,
-                learning_rate=1e-3, critic_rate=2e-4)  # fmt: skip
+                learning_rate=1e-3, critic_rate=2e-4, class_weights=(1.0, 1.0, 8.0, 8.0))  # fmt: skip
 PRESETS = {
     preset.name: preset
     for full in (_PAPER, _SMALL)

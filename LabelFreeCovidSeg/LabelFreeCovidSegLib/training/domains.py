@@ -20,7 +20,7 @@ from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, bounding_box, resample
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
-from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 
@@ -118,9 +118,9 @@ def labelled(
     hu, labels = block["hu"][slab].astype(np.float32), block["labels"][slab]
     if rng.random() < DENSER_PROBABILITY:
         hu = denser(hu, labels == LUNG, spacing_mm, rng)
-    hu, lesions = infect(hu, labels == LUNG, spacing_mm, made)
+    ill = infect(hu, labels == LUNG, spacing_mm, np.random.default_rng(made))
     middle = k - slab.start
-    return varied(hu[middle], labels[middle] + lesions[middle], canvas, rng)
+    return varied(ill.hu[middle], labels[middle] + ill.classes[middle], canvas, rng)
 
 
 def unlabelled(slices: Slices, canvas: Plane, seed: np.random.SeedSequence) -> np.ndarray:

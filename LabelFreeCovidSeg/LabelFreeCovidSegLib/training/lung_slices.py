@@ -20,7 +20,7 @@ from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
-from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from LabelFreeCovidSegLib.training.slabs import Lungs, Slab
@@ -82,8 +82,8 @@ class Domains:
         drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
         rng = np.random.default_rng(drawn)
         slab = self._slab(self.healthy_scans, rng)
-        hu, classes = infect(slab.hu, slab.lung, self.spacing_mm, made)
-        return one_slice(Slab(hu, slab.lung, classes > 0), rng)
+        ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
+        return one_slice(Slab(ill.hu, slab.lung, ill.classes > 0), rng)
 
     def _slab(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
         slab = scans[int(rng.integers(len(scans)))].draw(self.canvas, rng)

@@ -98,6 +98,7 @@ class Recipe(Protocol):
 
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.training.normnet",
+    "opacitynet": "LabelFreeCovidSegLib.training.opacitynet",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
     "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",

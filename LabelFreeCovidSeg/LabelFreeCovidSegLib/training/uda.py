@@ -67,7 +67,7 @@ class SourceOnly:
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One update of f and c."""
         f, c = self.networks["extractor"], self.networks["classifier"]
-        loss = segmentation_loss(c(f(batch["source"])), batch["labels"])
+        loss = segmentation_loss(c(f(batch["source"])), batch["labels"], self.preset.class_weights)
         update("segmenter", loss)
         return {"segmentation": loss}
 
@@ -131,15 +131,16 @@ class Adapted(SourceOnly):
         update("generator", loss_g)
         # Forward again: d and g are other ones now, and f shall learn.
         from_source, from_target = f(source), f(target)
-        segmentation = segmentation_loss(c(from_source), batch["labels"])
+        segmentation = segmentation_loss(c(from_source), batch["labels"], self.preset.class_weights)
         crossing = crossing_loss(d, g(from_source), g(from_target))
         update("segmenter", segmentation + crossing_weight(self.preset.alpha) * crossing)
         return {"segmentation": segmentation, "crossing": crossing, "generator": loss_g, "discriminator": loss_d}
 
 
-def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
+def segmentation_loss(scores: Tensor, labels: Tensor, class_weights: Sequence[float]) -> Tensor:
     """Mean cross-entropy of class scores (batch, 4, j, i) with labels (batch, j, i), where these are known."""
-    return functional.cross_entropy(scores.float(), labels.long(), ignore_index=UNKNOWN)
+    weights = torch.tensor(class_weights, device=scores.device)
+    return functional.cross_entropy(scores.float(), labels.long(), weights, ignore_index=UNKNOWN)
 
 
 def fall(share: float) -> float:
