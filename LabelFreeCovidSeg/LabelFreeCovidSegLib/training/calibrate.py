@@ -16,6 +16,8 @@ from LabelFreeCovidSegLib.training.crops import Lung, Planted, View, views
 
 Score = Callable[[View], np.ndarray]
 """What networks say of a view, (k, j, i) float32; larger is more abnormal."""
+Scored = tuple[np.ndarray, np.ndarray]
+"""The score of voxels, (n,) float32, and which of them are lesion, (n,) bool."""
 
 VIEWS = 48
 FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
@@ -34,14 +36,19 @@ def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> 
         `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
     """
     fitted = scores(score, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
+    return fit(fitted, scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
+
+
+def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
+    """The curve of `fitted` voxels, and how far off score and probability are on `checked` ones."""
     knots = curve(*fitted)
-    checked, lesion = scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0))
-    after = np.interp(checked, *np.transpose(knots))
-    errors = {"before": expected_error(checked, lesion), "after": expected_error(after, lesion)}
+    score, lesion = checked
+    after = np.interp(score, *np.transpose(knots))
+    errors = {"before": expected_error(score, lesion), "after": expected_error(after, lesion)}
     return {"calibration": knots, "calibration_error": errors}
 
 
-def scores(score: Score, crops: Sequence[View], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def scores(score: Score, crops: Sequence[View], progress: Progress) -> Scored:
     """The score of each lung voxel of all crops, (n,) float32, and which are lesion, (n,) bool."""
     found = []
     for number, view in enumerate(crops):

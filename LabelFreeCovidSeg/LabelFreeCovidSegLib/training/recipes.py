@@ -99,6 +99,8 @@ class Recipe(Protocol):
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.training.normnet",
     "opacitynet": "LabelFreeCovidSegLib.training.opacitynet",
+    "opacitynet2d": "LabelFreeCovidSegLib.training.opacitynet2d",
+    "opacitynet_clahe": "LabelFreeCovidSegLib.training.opacitynet_clahe",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
     "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",
