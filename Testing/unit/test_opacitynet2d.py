@@ -19,7 +19,7 @@ from torch import nn
 
 MM = (3.0, 3.0, 3.0)
 SMALL = replace(opacitynet2d.SMALL, spacing_mm=MM, side=96, widths=(4, 8, 8), batch=2, slices=3)
-CLAHE = replace(SMALL, side=256, equalised=True)
+CLAHE = replace(SMALL, equalised=True)
 STILL = replace(
     recipe.PICTURES, turn_degrees=0.0, size=(1.0, 1.0), noise_hu=(0, 0), sharpness=(0, 0), windowed=0.0, scale=(1, 1),
     shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0),

@@ -70,7 +70,7 @@ class Preset:
     equalised: bool = False
 
 
-SMALL = Preset("small", (3.0, 1.5, 1.5), 256, (16, 32, 64, 96, 128), batch=3, slices=4, iterations=1200,
+SMALL = Preset("small", (3.0, 1.5, 1.5), 192, (16, 32, 64, 96, 128), batch=2, slices=4, iterations=1200,
                learning_rate=3e-3, cooldown=0.8)  # fmt: skip
 PRESETS = {"small": SMALL}
 

@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, synthesize
 from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import BORDER_BLUR_MM, BORDER_LEVEL, DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.clahe import clahe256
+from LabelFreeCovidSegLib.training.clahe import SIDE, clahe256
 from LabelFreeCovidSegLib.training.domains import Slices, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
@@ -188,13 +188,14 @@ def photographed(
         inside = border > rng.uniform(*BORDER_LEVEL)
         intensity = developed(density, inside, preset, rng)
         target = np.where(masks[1] > VISIBLE, OPACITY, np.where(masks[2] > 0.5, BRIGHT_HEALTHY, 0)) * inside
-        shown.append(opacitynet2d.seen(intensity[None], inside[None])[0])
-        targets.append(target.astype(np.uint8))
+        middle = (slice((SIDE - preset.side) // 2, (SIDE + preset.side) // 2),) * 2
+        shown.append(opacitynet2d.seen(intensity[middle][None], inside[middle][None])[0])
+        targets.append(target[middle].astype(np.uint8))
     return Stack(np.stack(shown), np.stack(targets))
 
 
 def turned(planes: tuple[np.ndarray, ...], preset: Preset, rng: np.random.Generator) -> list[np.ndarray]:
-    """HU and shares (j, i) turned, scaled and mirrored alike, in the middle of a canvas with air around the chest."""
+    """HU and shares (j, i) turned, scaled and mirrored alike, in the middle of a picture with air around the chest."""
     angle = np.radians(rng.uniform(-PICTURES.turn_degrees, PICTURES.turn_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag([1.0, rng.choice([-1.0, 1.0])]) / rng.uniform(*PICTURES.size)
@@ -202,10 +203,10 @@ def turned(planes: tuple[np.ndarray, ...], preset: Preset, rng: np.random.Genera
     made = []
     for number, plane in enumerate(planes):
         wide = np.pad(plane, around, mode="symmetric") if number == 0 else np.pad(plane, around)
-        offset = (np.array(wide.shape) - 1) / 2 - matrix @ np.full(2, (preset.side - 1) / 2)
+        offset = (np.array(wide.shape) - 1) / 2 - matrix @ np.full(2, (SIDE - 1) / 2)
         made.append(
             ndimage.affine_transform(
-                wide, matrix, offset, (preset.side, preset.side), order=1, cval=AIR_HU if number == 0 else 0.0,
+                wide, matrix, offset, (SIDE, SIDE), order=1, cval=AIR_HU if number == 0 else 0.0,
                 prefilter=False,
             )
         )  # fmt: skip
