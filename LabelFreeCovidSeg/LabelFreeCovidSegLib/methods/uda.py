@@ -13,25 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
-from LabelFreeCovidSegLib.networks.uda import (
-    PAPER_CHANNELS,
-    PAPER_CRITIC_WIDTH,
-    STRIDE,
-    Classifier,
-    Extractor,
-    Segmenter,
-)
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.uda import Segmenter
 
 CARD = Card(
     name="uda",
@@ -88,7 +83,7 @@ class Preset:
     alpha: float = 0.1
 
 
-_PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), PAPER_CHANNELS, PAPER_CRITIC_WIDTH, batch=1, iterations=100_000)
+_PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), (64, 128, 256, 512), 128, batch=1, iterations=100_000)
 # Ships: a seventh of the parameters on half the grid. With a fortieth of the iterations it must learn faster.
 _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, batch=1, iterations=2500,
                 learning_rate=1e-3, critic_rate=2e-4)  # fmt: skip
@@ -107,6 +102,8 @@ def window(hu: np.ndarray) -> np.ndarray:
 
 def build(preset: Preset) -> Segmenter:
     """The untrained network of a preset: f, and c after it."""
+    from LabelFreeCovidSegLib.networks.uda import Classifier, Extractor, Segmenter
+
     return Segmenter(Extractor(preset.channels), Classifier(preset.channels, CLASSES))
 
 
@@ -164,6 +161,10 @@ def probabilities(network: nn.Module, slices: np.ndarray, canvas: Plane, compute
     Args:
         slices: (k, j, i) float32 in [-1, 1], each put in the middle of a canvas at least as large as `canvas`.
     """
+    import torch
+
+    from LabelFreeCovidSegLib.networks.uda import STRIDE
+
     plane = slices.shape[1:]
     extents = [max(extent, n + -n % STRIDE) for n, extent in zip(plane, canvas, strict=True)]
     before = [(extent - n) // 2 for n, extent in zip(plane, extents, strict=True)]
@@ -201,6 +202,8 @@ def load(store: Path | None = None) -> DomainAdaptation:
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
+    from LabelFreeCovidSegLib import weights
+
     entry, (state,) = weights.load(CARD.name, store)
     preset = PRESETS[entry.recipe["preset"]]
     return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label)
