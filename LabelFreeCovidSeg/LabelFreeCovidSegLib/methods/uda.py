@@ -10,7 +10,7 @@ generator that expert masks had taught; ours is not, so its published scores are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,14 +114,14 @@ class DomainAdaptation:
         network: in evaluation mode; (n, 1, j, i) -> (n, 4, j, i).
         preset: what it was trained with.
         weights: how the report names it.
+        card: of the row that it is; what is compared with this method differs in training alone.
     """
 
-    card = CARD
-
-    def __init__(self, network: nn.Module, preset: Preset, weights: str) -> None:
+    def __init__(self, network: nn.Module, preset: Preset, weights: str, card: Card = CARD) -> None:
         self.network = network
         self.preset = preset
         self.weights = weights
+        self.card = card
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan, ground glass and consolidation apart."""
@@ -196,14 +196,22 @@ def disagreement(labels: np.ndarray, lungs: LungMask, scan: Scan) -> tuple[str, 
     )
 
 
-def load(store: Path | None = None) -> DomainAdaptation:
+def load(
+    store: Path | None = None,
+    card: Card = CARD,
+    presets: Mapping[str, Preset] = PRESETS,
+    build: Callable[[Preset], Segmenter] = build,
+) -> DomainAdaptation:
     """The method with the weights that ship, or with those in another store.
+
+    Args:
+        card, presets, build: of a row that this method is compared with (`methods.adaptation`).
 
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
     from LabelFreeCovidSegLib import weights
 
-    entry, (state,) = weights.load(CARD.name, store)
-    preset = PRESETS[entry.recipe["preset"]]
-    return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label)
+    entry, (state,) = weights.load(card.name, store)
+    preset = presets[entry.recipe["preset"]]
+    return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label, card)
