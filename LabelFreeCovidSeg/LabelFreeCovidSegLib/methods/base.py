@@ -100,6 +100,7 @@ BASELINES = {
     "intrada": "LabelFreeCovidSegLib.methods.adaptation.intrada",
     "self-ensembling": "LabelFreeCovidSegLib.methods.adaptation.self_ensembling",
     "ssl": "LabelFreeCovidSegLib.methods.adaptation.ssl",
+    "nnunet": "LabelFreeCovidSegLib.evaluation.nnunet",
 }
 """What methods are compared with, in the same terms; `evaluate` alone offers them."""
 
