@@ -1,6 +1,6 @@
 """Labels of the target domain: what adaptation can reach at most. Supervised.
 
-The labels are those of known lesions by another generator than the source's, so that none is an expert's
+The labels are those of planted lesions, made by another generator than the source's; none is an expert's
 (`evaluation.target_only`).
 """
 
@@ -16,7 +16,7 @@ from LabelFreeCovidSegLib.methods.uda import DomainAdaptation
 CARD = Card(
     name="target-only",
     title="Target domain with labels",
-    summary="The same network, taught with labels on planted lesions of another kind than synthetic ones.",
+    summary="The network of the other rows, taught with the labels of planted lesions.",
     citation=uda.CARD.citation,
     networks=("target-only",),
     picture_mm=0.0,
