@@ -91,7 +91,17 @@ REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
 need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
-BASELINES = {"threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold"}
+BASELINES = {
+    "threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold",
+    "source-only": "LabelFreeCovidSegLib.methods.adaptation.source_only",
+    "target-only": "LabelFreeCovidSegLib.methods.adaptation.target_only",
+    "minent": "LabelFreeCovidSegLib.methods.adaptation.minent",
+    "advent": "LabelFreeCovidSegLib.methods.adaptation.advent",
+    "intrada": "LabelFreeCovidSegLib.methods.adaptation.intrada",
+    "self-ensembling": "LabelFreeCovidSegLib.methods.adaptation.self_ensembling",
+    "ssl": "LabelFreeCovidSegLib.methods.adaptation.ssl",
+    "nnunet": "LabelFreeCovidSegLib.evaluation.nnunet",
+}
 """What methods are compared with, in the same terms; `evaluate` alone offers them."""
 
 JOINT = "+"

@@ -10,28 +10,23 @@ generator that expert masks had taught; ours is not, so its published scores are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
-from LabelFreeCovidSegLib.networks.uda import (
-    PAPER_CHANNELS,
-    PAPER_CRITIC_WIDTH,
-    STRIDE,
-    Classifier,
-    Extractor,
-    Segmenter,
-)
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.uda import Segmenter
 
 CARD = Card(
     name="uda",
@@ -90,7 +85,7 @@ class Preset:
     alpha: float = 0.1
 
 
-_PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), PAPER_CHANNELS, PAPER_CRITIC_WIDTH, batch=1, iterations=100_000)
+_PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), (64, 128, 256, 512), 128, batch=1, iterations=100_000)
 # Ships: a seventh of the parameters on half the grid. With a fortieth of the iterations it must learn faster, and each
 # pixel of a lesion, one in a hundred, must count for more: without, no lesion at all was found after 900 iterations.
 _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, batch=1, iterations=2500,
@@ -110,6 +105,8 @@ def window(hu: np.ndarray) -> np.ndarray:
 
 def build(preset: Preset) -> Segmenter:
     """The untrained network of a preset: f, and c after it."""
+    from LabelFreeCovidSegLib.networks.uda import Classifier, Extractor, Segmenter
+
     return Segmenter(Extractor(preset.channels), Classifier(preset.channels, CLASSES))
 
 
@@ -120,14 +117,14 @@ class DomainAdaptation:
         network: in evaluation mode; (n, 1, j, i) -> (n, 4, j, i).
         preset: what it was trained with.
         weights: how the report names it.
+        card: of the row that it is; what is compared with this method differs in training alone.
     """
 
-    card = CARD
-
-    def __init__(self, network: nn.Module, preset: Preset, weights: str) -> None:
+    def __init__(self, network: nn.Module, preset: Preset, weights: str, card: Card = CARD) -> None:
         self.network = network
         self.preset = preset
         self.weights = weights
+        self.card = card
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan, ground glass and consolidation apart."""
@@ -167,6 +164,10 @@ def probabilities(network: nn.Module, slices: np.ndarray, canvas: Plane, compute
     Args:
         slices: (k, j, i) float32 in [-1, 1], each put in the middle of a canvas at least as large as `canvas`.
     """
+    import torch
+
+    from LabelFreeCovidSegLib.networks.uda import STRIDE
+
     plane = slices.shape[1:]
     extents = [max(extent, n + -n % STRIDE) for n, extent in zip(plane, canvas, strict=True)]
     before = [(extent - n) // 2 for n, extent in zip(plane, extents, strict=True)]
@@ -198,12 +199,22 @@ def disagreement(labels: np.ndarray, lungs: LungMask, scan: Scan) -> tuple[str, 
     )
 
 
-def load(store: Path | None = None) -> DomainAdaptation:
+def load(
+    store: Path | None = None,
+    card: Card = CARD,
+    presets: Mapping[str, Preset] = PRESETS,
+    build: Callable[[Preset], Segmenter] = build,
+) -> DomainAdaptation:
     """The method with the weights that ship, or with those in another store.
+
+    Args:
+        card, presets, build: of a row that this method is compared with (`methods.adaptation`).
 
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
-    entry, (state,) = weights.load(CARD.name, store)
-    preset = PRESETS[entry.recipe["preset"]]
-    return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label)
+    from LabelFreeCovidSegLib import weights
+
+    entry, (state,) = weights.load(card.name, store)
+    preset = presets[entry.recipe["preset"]]
+    return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label, card)

@@ -17,7 +17,7 @@ from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
 from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
@@ -79,7 +79,18 @@ def slice_blocks(listed: ListedScan, spacing_mm: Spacing) -> list[dict[str, np.n
         spacing_mm: the working grid, along (k, j, i).
     """
     scan = read(listed.path)
-    lungs = find_lungs(scan, "classical").labels
+    return chest_blocks(listed, scan, find_lungs(scan, "classical").labels, spacing_mm)
+
+
+def chest_blocks(
+    listed: ListedScan, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, lesions: np.ndarray | None = None
+) -> list[dict[str, np.ndarray]]:
+    """As `slice_blocks`, of a scan that has been read.
+
+    Args:
+        lungs: (k, j, i) uint8 on the scan's grid, 1 right, 2 left.
+        lesions: (k, j, i) uint8 on the scan's grid, 1 ground glass, 2 consolidation, where they are known.
+    """
     margin = (0, *(int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:]))
     box = bounding_box(lungs > 0, margin)
     source = scan.grid.covering(box, scan.grid.spacing_mm)
@@ -89,6 +100,8 @@ def slice_blocks(listed: ListedScan, spacing_mm: Spacing) -> list[dict[str, np.n
     if not listed.covid:
         sides = resample(lungs[box], source, grid, nearest=True)
         arrays["labels"] = known_lung(sides, SIDES[listed.lungs], spacing_mm)
+    if lesions is not None:
+        arrays["labels"] += resample(lesions[box], source, grid, nearest=True) * (arrays["labels"] == LUNG)
     parts = free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
     return [{name: array[part] for name, array in arrays.items()} for part in parts]
 
@@ -142,13 +155,18 @@ def varied(
     Returns:
         Image (j, i) float32 in [-1, 1], air around it, and labels.
     """
+    image, labels = framed(hu, labels, canvas, turned(rng))
+    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
+    return (2 * grey - 1).astype(np.float32), labels
+
+
+def turned(rng: np.random.Generator) -> np.ndarray:
+    """How a slice is turned, sheared, scaled and mirrored: 2 x 2, from what comes out (j, i) to what goes in."""
     angle = np.radians(rng.uniform(-VARIETY.turn_degrees, VARIETY.turn_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, 0.0], [rng.uniform(-VARIETY.shear, VARIETY.shear), 1.0]])
     size = np.diag([1.0, rng.choice([-1.0, 1.0])]) / rng.uniform(*VARIETY.size)
-    image, labels = framed(hu, labels, canvas, turn @ shear @ size)
-    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
-    return (2 * grey - 1).astype(np.float32), labels
+    return turn @ shear @ size
 
 
 def framed(

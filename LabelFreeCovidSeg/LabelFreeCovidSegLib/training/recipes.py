@@ -105,6 +105,13 @@ REGISTRY = {
     "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",
     "uda": "LabelFreeCovidSegLib.training.uda",
+    "source-only": "LabelFreeCovidSegLib.training.adaptation.source_only",
+    "target-only": "LabelFreeCovidSegLib.evaluation.target_only",
+    "minent": "LabelFreeCovidSegLib.training.adaptation.minent",
+    "advent": "LabelFreeCovidSegLib.training.adaptation.advent",
+    "intrada": "LabelFreeCovidSegLib.training.adaptation.intrada",
+    "self-ensembling": "LabelFreeCovidSegLib.training.adaptation.self_ensembling",
+    "ssl": "LabelFreeCovidSegLib.training.adaptation.ssl",
 }
 """Name on the command line -> module; imported only when it is asked for."""
 
