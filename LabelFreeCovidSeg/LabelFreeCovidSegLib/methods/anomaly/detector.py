@@ -155,16 +155,16 @@ class Trained:
 def lung_slices(scan: Scan, lungs: LungMask, preset: Preset) -> LungSlices:
     """The lungs of a scan on the canvas, every pixel the mean over its area.
 
-    It is the mean of lung in the lungs and of the rest beyond them, because a rim of chest wall around them would be
-    bright.
+    Where there is lung in it, it is the mean of lung alone: the lungs must not have a bright rim of chest wall.
     """
     box = bounding_box(lungs.labels > 0)
     hu, lung = scan.hu[box], lungs.labels[box] > 0
     area_mm = (0.0, *preset.spacing_mm[1:])
     averaged = scan.hu.copy()
-    for kind in (lung, ~lung):
+    for kind in (~lung, lung):
         sums, counts = (box_mean(each, area_mm, scan.grid.spacing_mm) for each in (hu * kind, kind))
-        averaged[box][kind] = sums[kind] / counts[kind]
+        there = counts > 0
+        averaged[box][there] = sums[there] / counts[there]
     return LungSlices.of(replace(scan, hu=averaged), lungs, preset.spacing_mm, preset.side)
 
 
