@@ -38,7 +38,7 @@ from LabelFreeCovidSegLib.methods.anomaly.detector import (
     divergence,
     drawn,
     filtered,
-    lung_slices,
+    on_canvas,
     scored,
 )
 from LabelFreeCovidSegLib.progress import silent
@@ -366,7 +366,7 @@ def test_a_pixel_is_the_mean_over_its_area_and_has_no_chest_wall_in_it_where_the
     scan, lungs, _ = chest()
     rng = np.random.default_rng(0)
     scan.hu[lungs.labels > 0] += rng.normal(0, 100, np.count_nonzero(lungs.labels)).astype(np.float32)
-    work = lung_slices(scan, lungs, TINY)
+    work = on_canvas(scan, lungs, TINY)
     inside = work.hu[work.lung & ndimage.binary_erosion(work.lung)]
     assert inside.mean() == pytest.approx(-800, abs=5)
     assert inside.std() < 60  # of four pixels

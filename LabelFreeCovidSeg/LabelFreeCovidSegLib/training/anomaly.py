@@ -16,7 +16,6 @@ from LabelFreeCovidSegLib.methods.anomaly import (
     bayesian_vae,
     constrained_vae,
     context_vae,
-    detector,
     f_anogan,
     gmvae,
     kl_grad,
@@ -25,7 +24,7 @@ from LabelFreeCovidSegLib.methods.anomaly import (
     vae_restoration,
     vae_spatial,
 )
-from LabelFreeCovidSegLib.methods.anomaly.detector import Detector, Preset
+from LabelFreeCovidSegLib.methods.anomaly.detector import PRESETS, Detector, Preset, filtered, on_canvas, scored
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.training import lung_slices
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee, healthy
@@ -45,7 +44,7 @@ THRESHOLDS = np.linspace(0.0, 1.0, 101)
 class DetectorRecipe:
     """How a detector is trained; see `recipes.Recipe`."""
 
-    PRESETS: ClassVar = {"small": detector.PRESETS["small"], **detector.PRESETS}
+    PRESETS: ClassVar = {"small": PRESETS["small"], **PRESETS}
     EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness; lungs found beforehand."
     SHIPS = ("network",)
 
@@ -57,7 +56,7 @@ class DetectorRecipe:
     def blocks(self, listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
         """The lungs on a canvas, slice by slice."""
         refuse_patient(listed)
-        return lung_slices.blocks(listed, lambda scan, lungs: detector.lung_slices(scan, lungs, preset))
+        return lung_slices.blocks(listed, lambda scan, lungs: on_canvas(scan, lungs, preset))
 
     def trainee(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> DetectorTrainee:
         """A new network and everything the loop needs to train it. Raises `TrainingError` as `DetectorTrainee`."""
@@ -85,10 +84,8 @@ class DetectorRecipe:
         for number in range(VIEWS):
             slab = domains.planted_slab(np.random.SeedSequence([VIEW_SEED, number]))
             image = tuned.shown(slab.hu, slab.lung)
-            found = detector.scored(
-                tuned, network, image, compute, part(progress, number / VIEWS, (number + 1) / VIEWS)
-            )
-            scores.append(detector.filtered(found, slab.lung, preset.spacing_mm)[slab.lung])
+            found = scored(tuned, network, image, compute, part(progress, number / VIEWS, (number + 1) / VIEWS))
+            scores.append(filtered(found, slab.lung, preset.spacing_mm)[slab.lung])
             lesions.append(slab.lesion[slab.lung])
         threshold = best_threshold(np.concatenate(scores), np.concatenate(lesions))
         return {"tuned": asdict(tuned), "threshold": threshold}
