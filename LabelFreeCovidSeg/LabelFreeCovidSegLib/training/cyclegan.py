@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.methods import cyclegan
 from LabelFreeCovidSegLib.methods.cyclegan import Preset
+from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.networks.patchgan import PatchGAN
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.training import lung_slices
@@ -159,7 +160,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
     """The lungs on a canvas, slice by slice."""
-    return lung_slices.blocks(listed, preset)
+    return lung_slices.blocks(listed, lambda scan, lungs: LungSlices.of(scan, lungs, preset.spacing_mm, preset.side))
 
 
 def calibrate(

@@ -1,4 +1,4 @@
-"""Healthy and infected lungs in slices, for the cycle-GAN.
+"""Healthy and infected lungs in slices, for the cycle-GAN and the anomaly detectors.
 
 All that happens to infected lungs happens to healthy ones: no discriminator shall find another difference than disease.
 Infected are scans of patients, wherever the disease may be in them, and near-healthy scans with synthetic lesions.
@@ -8,16 +8,17 @@ A cached block holds `hu` (k, j, i) int16 and the lungs (uint8, 1 right and 2 le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from LabelFreeCovidSegLib.errors import TrainingError
-from LabelFreeCovidSegLib.lungs import find_lungs
-from LabelFreeCovidSegLib.methods.cyclegan import Preset
+from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods.slices import LungSlices
+from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
@@ -26,23 +27,41 @@ from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from LabelFreeCovidSegLib.training.slabs import Lungs, Slab
 
 SLAB_MM = 36.0
-"""Lesions are drawn in slabs of at most this height, of which one slice is used: most of them hold a lesion."""
+"""Lesions are drawn in slabs of at most this height: most of them hold a lesion."""
 LEAST_LUNG = 0.01
 """Of a slice; with less there is nothing to learn from it."""
 REAL_SHARE = 0.5
 """Of infected slices that are of patients."""
 
 
-def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+OnCanvas = Callable[[Scan, LungMask], LungSlices]
+"""How a method puts lungs on its canvas."""
+
+
+class Canvas(Protocol):
+    """What a preset has to say of its slices."""
+
+    @property
+    def spacing_mm(self) -> Lengths:
+        """Working grid along (k, j, i)."""
+        ...
+
+    @property
+    def side(self) -> int:
+        """Extent in pixels."""
+        ...
+
+
+def blocks(listed: ListedScan, on_canvas: OnCanvas) -> list[dict[str, np.ndarray]]:
     """Read a scan, put its lungs on the canvas, and leave slices with focal findings out."""
     scan = read(listed.path)
     # Not the lung network: a network must not learn from what another one made of these scans.
-    work = LungSlices.of(scan, find_lungs(scan, "classical"), preset.spacing_mm, preset.side)
+    work = on_canvas(scan, find_lungs(scan, "classical"))
     arrays = {
         "hu": (4 * np.round(np.clip(work.hu, AIR_HU, 1500.0) / 4)).astype(np.int16),
         "ill" if listed.covid else "healthy": work.sides * np.isin(work.sides, SIDES[listed.lungs]),
     }
-    parts = free_slices(listed, scan, work.box[0].start, len(work.sides), preset.spacing_mm[0])
+    parts = free_slices(listed, scan, work.box[0].start, len(work.sides), work.grid.spacing_mm[0])
     cut = [{name: array[part] for name, array in arrays.items()} for part in parts]
     return [block for block in cut if any(block[kind].any() for kind in block.keys() - {"hu"})]
 
@@ -52,14 +71,15 @@ class Domains:
 
     Args:
         scans: the blocks of each.
+        slab_mm: height of the slabs that slices are taken from, at most.
 
     Raises:
         TrainingError: no near-healthy scan.
     """
 
-    def __init__(self, preset: Preset, scans: Sequence[Sequence[Arrays]]) -> None:
+    def __init__(self, preset: Canvas, scans: Sequence[Sequence[Arrays]], slab_mm: float = SLAB_MM) -> None:
         self.spacing_mm = preset.spacing_mm
-        self.canvas = (round(SLAB_MM / preset.spacing_mm[0]), preset.side, preset.side)
+        self.canvas = (round(slab_mm / preset.spacing_mm[0]), preset.side, preset.side)
         self.healthy_scans = [Lungs.of(blocks, "healthy") for blocks in scans if "healthy" in blocks[0]]
         self.ill_scans = [Lungs.of(blocks, "ill") for blocks in scans if "ill" in blocks[0]]
         if not self.healthy_scans:
@@ -79,11 +99,20 @@ class Domains:
 
     def planted(self, seed: np.random.SeedSequence) -> Slab:
         """A slice of healthy lung with synthetic lesions; rarely, it was spared."""
+        return one_slice(*self._planted(seed))
+
+    def planted_slab(self, seed: np.random.SeedSequence) -> Slab:
+        """All of the slab, (k, j, i), that `planted` takes its slice from."""
+        slab, _ = self._planted(seed)
+        return slab
+
+    def _planted(self, seed: np.random.SeedSequence) -> tuple[Slab, np.random.Generator]:
+        """A slab, and what goes on drawing."""
         drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
         rng = np.random.default_rng(drawn)
         slab = self._slab(self.healthy_scans, rng)
         ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
-        return one_slice(Slab(ill.hu, slab.lung, ill.classes > 0), rng)
+        return Slab(ill.hu, slab.lung, ill.classes > 0), rng
 
     def _slab(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
         slab = scans[int(rng.integers(len(scans)))].draw(self.canvas, rng)

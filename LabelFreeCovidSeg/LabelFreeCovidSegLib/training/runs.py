@@ -104,7 +104,7 @@ def train(
     if cache.spacing_mm != preset.spacing_mm:
         raise TrainingError(
             f"{cache.folder}: prepared at {cache.spacing_mm} mm, but preset '{preset.name}' works at "
-            f"{preset.spacing_mm} mm. Run `train prepare {plan.method} --preset {preset.name}` into another folder."
+            f"{preset.spacing_mm} mm. Run `train prepare {cache.method} --preset {preset.name}` into another folder."
         )
     recipe = plan.recipe(cache)
     judge = cache.blocks(plan.hold_out) if plan.hold_out else []

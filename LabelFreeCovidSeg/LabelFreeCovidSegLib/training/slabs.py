@@ -76,7 +76,7 @@ class Lungs:
         """A slab of random height at a random place, of one lung or both, mirrored or not; nothing above and below."""
         block = rng.choice(len(self.shares), p=self.shares)
         hu, sides = self.hu[block], self.sides[block]
-        height = min(int(rng.integers(int(LOWEST * canvas[0]), canvas[0] + 1)), len(hu))
+        height = min(int(rng.integers(max(int(LOWEST * canvas[0]), 1), canvas[0] + 1)), len(hu))
         middle = int(rng.choice(np.flatnonzero(sides.any(axis=(1, 2)))))
         first = int(np.clip(middle - height // 2, 0, len(hu) - height))
         lower = int(rng.integers(canvas[0] - height + 1))
