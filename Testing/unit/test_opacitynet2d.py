@@ -7,12 +7,12 @@ import pytest
 import torch
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods import base, normnet, opacitynet2d, opacitynet_clahe
+from LabelFreeCovidSegLib.methods import base, opacitynet, opacitynet2d, opacitynet_clahe
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import OpacityNet2D, seen
 from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
 from LabelFreeCovidSegLib.progress import silent
-from LabelFreeCovidSegLib.scan import Grid, Scan
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan
 from LabelFreeCovidSegLib.training import opacitynet2d as recipe
 from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, developed, photographed, turned
 from torch import nn
@@ -47,14 +47,14 @@ def test_a_picture_that_nothing_happens_to_is_the_windowed_slice(monkeypatch):
     monkeypatch.setattr(recipe, "PICTURES", STILL)
     hu, lung = chest()
     rng = np.random.default_rng(0)
-    np.testing.assert_allclose(developed(hu[3], lung[3], SMALL, rng), normnet.window(hu[3]), atol=1e-6)
+    np.testing.assert_allclose(developed(hu[3], lung[3], SMALL, rng), opacitynet.window(hu[3]), atol=1e-6)
 
 
 def test_a_wrong_calibration_keeps_the_order_of_densities(monkeypatch):
     monkeypatch.setattr(recipe, "PICTURES", replace(STILL, scale=(0.9, 0.9), shift_hu=(30, 30)))
     hu, lung = chest()
     made = developed(hu[3], lung[3], SMALL, np.random.default_rng(0))
-    expected = normnet.window(np.array(-1000 + 0.9 * 150 + 30, np.float32))
+    expected = opacitynet.window(np.array(AIR_HU + 0.9 * (-850 - AIR_HU) + 30, np.float32))
     np.testing.assert_allclose(made[lung[3] & (hu[3] == -850)], expected, atol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_what_lies_beyond_the_window_of_a_picture_is_lost(monkeypatch):
     monkeypatch.setattr(recipe, "PICTURES", replace(STILL, windowed=1.0, darkest_hu=(-700, -700), brightest_hu=(0, 0)))
     hu, lung = chest()
     made = developed(hu[3], lung[3], SMALL, np.random.default_rng(0))
-    assert np.unique(made).tolist() == pytest.approx([100 / 900, 800 / 900])
+    assert np.unique(made).tolist() == pytest.approx([300 / 1200, 1000 / 1200])
 
 
 def test_an_equalised_picture_stretches_what_is_nearly_even(monkeypatch):

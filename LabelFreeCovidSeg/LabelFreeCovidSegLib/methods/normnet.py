@@ -253,14 +253,19 @@ class Working:
     Attributes:
         box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
         grid: the working grid over the same box.
-        lung: (k, j, i) bool on `grid`, M. intensity: float32, H, 0 outside the lung.
+        lung: (k, j, i) bool on `grid`, M. hu: float32.
     """
 
     box: tuple[slice, ...]
     source: Grid
     grid: Grid
     lung: np.ndarray
-    intensity: np.ndarray
+    hu: np.ndarray
+
+    @property
+    def intensity(self) -> np.ndarray:
+        """H, (k, j, i) float32, 0 outside the lung."""
+        return window(self.hu) * self.lung
 
     @classmethod
     def of(cls, scan: Scan, lungs: LungMask, spacing_mm: Lengths) -> Working:
@@ -269,8 +274,7 @@ class Working:
         source = scan.grid.covering(box, scan.grid.spacing_mm)
         grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
         lung = resample((lungs.labels[box] > 0).astype(np.uint8), source, grid, nearest=True) > 0
-        intensity = window(resample(scan.hu[box], source, grid, outside=AIR_HU)) * lung
-        return cls(box, source, grid, lung, intensity)
+        return cls(box, source, grid, lung, resample(scan.hu[box], source, grid, outside=AIR_HU))
 
     def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
         """`array` on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""

@@ -45,6 +45,8 @@ CARD = Card(
     picture_mm=24.0,
 )
 
+WINDOW_HU = (-1000.0, 200.0)
+"""Wider than NormNet's: how dark healthy lung is in this scan tells what faint ground glass is."""
 BRIGHT_HEALTHY, OPACITY = 1, 2
 CLASSES = 3
 
@@ -83,6 +85,12 @@ LEAST_ML = 0.05
 """A smaller piece is noise: a ball of 4.6 mm."""
 
 
+def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.ndarray:
+    """HU -> [0, 1] over `window_hu`."""
+    low, high = window_hu
+    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
 def outline(probability: np.ndarray, spacing_mm: Lengths) -> np.ndarray:
     """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, and large enough."""
     likely = probability > LESION_PROBABILITY
@@ -117,9 +125,10 @@ class OpacityNet:
 
         progress(0.0, "Preparing the lungs")
         work = Working.of(scan, lungs, self.preset.spacing_mm)
+        image = window(work.hu) * work.lung
         shares = np.linspace(0.05, 0.85, len(self.networks) + 1)
         found = [
-            predict_tiles(network, work.intensity, work.lung, self.preset.crop, compute, part(progress, start, stop))
+            predict_tiles(network, image, work.lung, self.preset.crop, compute, part(progress, start, stop))
             for network, (start, stop) in zip(self.networks, pairwise(shares), strict=True)
         ]
         progress(0.85, "Outlining lesions")

@@ -17,8 +17,8 @@ import numpy as np
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
-from LabelFreeCovidSegLib.methods.normnet import Calibration, window
-from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY
+from LabelFreeCovidSegLib.methods.normnet import Calibration
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
@@ -55,6 +55,7 @@ class Preset:
         widths: of the U-Net.
         batch: stacks an iteration. slices: of each stack.
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
+        window_hu: what the networks see, brought to [0, 1].
         equalised: trained on pictures that were equalised place by place.
     """
 
@@ -67,6 +68,7 @@ class Preset:
     iterations: int
     learning_rate: float
     cooldown: float
+    window_hu: tuple[float, float] = WINDOW_HU
     equalised: bool = False
 
 
@@ -100,7 +102,7 @@ class OpacityNet2D:
         """Outline the lesions of one scan or slice."""
         progress(0.0, "Preparing the lungs")
         work = LungSlices.of(scan, lungs, self.preset.spacing_mm, self.preset.side)
-        shown = seen(window(work.hu), work.lung)
+        shown = seen(window(work.hu, self.preset.window_hu), work.lung)
         probability = np.empty(work.hu.shape, np.float32)
         for start in range(0, len(shown), SLICES):
             progress(start / len(shown), "Finding lesions")

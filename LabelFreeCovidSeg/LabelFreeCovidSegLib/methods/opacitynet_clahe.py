@@ -18,7 +18,7 @@ CARD = replace(
     networks=("opacitynet_clahe",),
     domain=CLAHE256,
 )
-PRESETS = {"small": replace(opacitynet2d.SMALL, equalised=True)}
+PRESETS = {"small": replace(opacitynet2d.SMALL, iterations=2000, window_hu=(-800.0, 100.0), equalised=True)}
 
 
 def load(store: Path | None = None) -> OpacityNet2D:

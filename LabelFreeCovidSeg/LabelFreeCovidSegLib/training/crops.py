@@ -59,11 +59,12 @@ class View:
     """A crop with synthetic lesions to judge networks by.
 
     Attributes:
-        image: (k, j, i) float32, the network's input A.
+        hu: (k, j, i) float32. image: the same in NormNet's window, and 0 outside the lung: its input A.
         lesion: (k, j, i) bool, G; empty in a healthy view.
         lung: (k, j, i) bool, M.
     """
 
+    hu: np.ndarray
     image: np.ndarray
     lesion: np.ndarray
     lung: np.ndarray
@@ -88,11 +89,21 @@ def views(preset: Planted, lung: Lung, seed: int, count: int) -> list[View]:
         hu, inside = lung.draw(preset.crop, np.random.default_rng(crop_seed))
         healthy = normnet.window(hu) * inside
         if number % HEALTHY_EVERY == 0:
-            made.append(View(healthy, np.zeros_like(inside), inside))
+            made.append(View(hu, healthy, np.zeros_like(inside), inside))
         else:
             ill = synthesize(healthy, inside, preset.spacing_mm, normnet.TAU, lesion_seed, preset.lesions)
-            made.append(View(ill.image, ill.lesion, inside))
+            made.append(View(with_lesions(hu, healthy, ill.image), ill.image, ill.lesion, inside))
     return made
+
+
+def with_lesions(hu: np.ndarray, healthy: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """HU of a crop whose lesions are known in NormNet's window.
+
+    Args:
+        hu: without lesions. healthy: the same in the window. image: with lesions in it, nowhere darker.
+    """
+    low, high = normnet.WINDOW_HU
+    return np.where(image > healthy, low + image * (high - low), hu).astype(np.float32)
 
 
 def cut(block: Block, crop: tuple[int, int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

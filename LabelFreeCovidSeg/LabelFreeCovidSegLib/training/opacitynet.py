@@ -84,7 +84,7 @@ class OpacityNetTrainee:
         made = infect(hu, lung, spacing, rng)
         hu, ill, bright = another_scanner((made.hu, made.ill, bright), spacing, rng)
         target = np.where(ill > VISIBLE, OPACITY, np.where(bright > 0.5, BRIGHT_HEALTHY, 0)) * lung
-        return {"image": (normnet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}
+        return {"image": (opacitynet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesion voxels."""
@@ -112,7 +112,8 @@ class OpacityNetTrainee:
 def opacity(network: nn.Module, view: View) -> np.ndarray:
     """Probability of lesion, (k, j, i) float32, on whatever device `network` is."""
     where = next(network.parameters()).device
-    scores = network(torch.from_numpy(view.image[None, None]).to(where))
+    image = opacitynet.window(view.hu) * view.lung
+    scores = network(torch.from_numpy(image[None, None]).to(where))
     return scores.float().softmax(dim=1)[0, OPACITY].cpu().numpy()
 
 
@@ -127,7 +128,8 @@ def calibrate(
     compute = device.choose()
 
     def score(view: View) -> np.ndarray:
-        found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
+        image = opacitynet.window(view.hu) * view.lung
+        found = [predict_tiles(network, image, view.lung, preset.crop, compute) for network in networks]
         return np.mean(found, axis=0)
 
     return calibration.calibrate(score, preset, Lung.of(judge), progress)

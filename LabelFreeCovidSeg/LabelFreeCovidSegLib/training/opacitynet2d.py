@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from LabelFreeCovidSegLib import device
-from LabelFreeCovidSegLib.methods import normnet, opacitynet2d
+from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import Preset
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -25,6 +25,7 @@ from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, synthesize
 from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import BORDER_BLUR_MM, BORDER_LEVEL, DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.clahe import SIDE, clahe256
+from LabelFreeCovidSegLib.training.crops import with_lesions
 from LabelFreeCovidSegLib.training.domains import Slices, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
@@ -221,7 +222,7 @@ def developed(hu: np.ndarray, lung: np.ndarray, preset: Preset, rng: np.random.G
         hu = np.clip(hu, rng.uniform(*PICTURES.darkest_hu), rng.uniform(*PICTURES.brightest_hu))
     if not preset.equalised:
         scale, shift = rng.uniform(*PICTURES.scale), rng.uniform(*PICTURES.shift_hu)
-        return normnet.window((AIR_HU + scale * (hu - AIR_HU) + shift).astype(np.float32))
+        return opacitynet.window((AIR_HU + scale * (hu - AIR_HU) + shift).astype(np.float32), preset.window_hu)
     # One voxel of each stands for all that is darker or brighter outside the crop.
     hu[0, 0] = min(float(hu.min()), rng.uniform(*PICTURES.outside_hu))
     hu[0, -1] = float(hu.max()) + rng.uniform(*PICTURES.metal_hu)
@@ -232,7 +233,6 @@ def developed(hu: np.ndarray, lung: np.ndarray, preset: Preset, rng: np.random.G
 def views(preset: Preset, judge: Sequence[Arrays], seed: int, count: int) -> list[Stack]:
     """Stacks of the held-out scan with lesions of NormNet's generator, decided by `seed` alone; every third without."""
     slices, made = Slices.of(judge), []
-    low, high = normnet.WINDOW_HU
     for number in range(count):
         drawn, planted = np.random.SeedSequence([seed, number]).spawn(2)
         rng = np.random.default_rng(drawn)
@@ -241,10 +241,9 @@ def views(preset: Preset, judge: Sequence[Arrays], seed: int, count: int) -> lis
         ill_hu, ill = hu, np.zeros(hu.shape, np.float32)
         if number % HEALTHY_EVERY:
             healthy = normnet.window(hu) * lung
-            with_lesions = synthesize(healthy, lung, preset.spacing_mm, normnet.TAU, planted, WITH_CONSOLIDATION)
-            ill_hu = np.where(with_lesions.image > healthy, low + with_lesions.image * (high - low), hu)
-            ill = with_lesions.lesion.astype(np.float32)
-        made.append(photographed(ill_hu.astype(np.float32), hu, lung, ill, preset, rng))
+            lesions = synthesize(healthy, lung, preset.spacing_mm, normnet.TAU, planted, WITH_CONSOLIDATION)
+            ill_hu, ill = with_lesions(hu, healthy, lesions.image), lesions.lesion.astype(np.float32)
+        made.append(photographed(ill_hu, hu, lung, ill, preset, rng))
     return made
 
 

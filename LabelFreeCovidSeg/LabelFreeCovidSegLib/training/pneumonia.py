@@ -57,7 +57,7 @@ class Patterns:
     reversed_halo: float = 0.05
     reticular: float = 0.05
     paving: float = 0.3
-    added_hu: Span = (180.0, 600.0)
+    added_hu: Span = (140.0, 600.0)
     net_mm: Span = (4.0, 9.0)
     grain: Span = (0.0, 0.4)
     grain_mm: Span = (1.5, 10.0)
