@@ -1,9 +1,11 @@
-"""The harness of doubt: the phantom's lesions, planted in scans that no network has learned from, found by each method.
+"""The harness of doubt: lesions of foreign make, planted in scans that no network has learned from, found by each method.
 
-    python Testing/benchmarks/doubt.py --root DATA [--methods normnet opacitynet] [--store FOLDER] [--plantings 3]
+    python Testing/benchmarks/doubt.py LIST --root DATA --scans NAME ... [--methods normnet opacitynet]
+        [--store opacitynet=FOLDER] [--plantings 2]
 
-Prints the Dice of each kind and size, what is marked where nothing was planted, and how often voxels of a score are
-lesion. The lungs are those of the untouched scan, so that what is measured is the method alone.
+LIST is a list of scans as for training; NAMES are those that the methods have not seen. Prints the Dice of each kind
+and size of the phantom's lesions, what is marked in the untouched scans, and how often voxels of a score are lesion.
+The lungs are those of the untouched scan, so that what is measured is the method alone.
 """
 
 import argparse
@@ -17,66 +19,94 @@ from LabelFreeCovidSegLib.evaluation import planted, planting
 from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.training import scanlist
+from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 
-SCANS = {"4dlung-113-left-mass": (1,), "lung1-003": (1, 2)}
-"""Folder -> the lungs to plant in, 1 right and 2 left."""
 BINS = np.linspace(0.0, 1.0, 6)
+
+
+class Row:
+    """What one method came to."""
+
+    def __init__(self, model: base.Method) -> None:
+        self.model = model
+        self.lesions: list[planted.PlantedScore] = []
+        self.untouched: dict[str, float] = {}
+        self.scores: list[np.ndarray] = []
+        self.truths: list[np.ndarray] = []
+
+
+def load(name: str, stores: dict[str, Path]) -> base.Method:
+    """A method with the weights of a folder, or with those that are installed."""
+    if name not in stores:
+        return base.load(name)
+    return importlib.import_module(f"LabelFreeCovidSegLib.methods.{name}").load(stores[name])
+
+
+def judge(listed: ListedScan, rows: list[Row], plantings: int) -> None:
+    """Let every method look at one scan, untouched and with lesions."""
+    scan, compute = read.read(listed.path), device.choose()
+    labels = find_lungs(scan, "classical").labels
+    lungs = LungMask(labels * np.isin(labels, SIDES[listed.lungs]), "classical")
+    inside = lungs.labels > 0
+    free = np.ones(len(labels), dtype=bool)
+    for first, last in listed.exclude:
+        free[first : last + 1] = False
+    healthy = inside & free[:, None, None]
+    for row in rows:
+        lesion = row.model.predict(scan, lungs, compute, silent).lesion > 0
+        row.untouched[listed.name] = 100 * float((lesion & healthy).sum() / healthy.sum())
+    for seed in range(plantings):
+        known = planting.plant(scan, lungs.labels, free, seed)
+        for row in rows:
+            found = row.model.predict(known.scan, lungs, compute, silent)
+            row.lesions += planted.score(found.lesion, known)
+            row.scores.append(found.score[healthy])
+            row.truths.append(known.lesions[healthy] > 0)
+
+
+def print_tables(rows: dict[str, Row], names: list[str]) -> None:
+    """Print everything in Markdown."""
+    print(f"| | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
+    tables = [planted.means(row.lesions) for row in rows.values()]
+    everything = next(iter(rows.values())).lesions
+    for kind, radius in sorted(tables[0]):
+        count = sum((one.kind, one.radius_mm) == (kind, radius) for one in everything)
+        print(
+            f"| {kind}, {radius:.0f} mm ({count}) |", " | ".join(f"{table[kind, radius]:.2f}" for table in tables), "|"
+        )
+    for kind in sorted({one.kind for one in everything}):
+        dice = [np.mean([one.dice for one in row.lesions if one.kind == kind]) for row in rows.values()]
+        print(f"| **{kind}** |", " | ".join(f"{mean:.3f}" for mean in dice), "|")
+    dice = [np.mean([one.dice for one in row.lesions]) for row in rows.values()]
+    print("| **all** |", " | ".join(f"{mean:.3f}" for mean in dice), "|")
+    for name in names:
+        print(f"| % of untouched {name} |", " | ".join(f"{row.untouched[name]:.2f}" for row in rows.values()), "|")
+    for low, high in pairwise(BINS):
+        cells = []
+        for row in rows.values():
+            score, lesion = np.concatenate(row.scores), np.concatenate(row.truths)
+            here = (score > low) & (score <= high)
+            cells.append(f"{lesion[here].mean():.2f} of {score[here].mean():.2f}" if here.any() else "")
+        print(f"| lesion at scores from {low:.1f} to {high:.1f} |", " | ".join(cells), "|")
 
 
 def main() -> None:
     """Plant, segment, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["normnet", "threshold"])
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--scans", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=list(base.REGISTRY))
     parser.add_argument("--store", action="append", default=[], metavar="METHOD=FOLDER")
-    parser.add_argument("--plantings", type=int, default=3)
+    parser.add_argument("--plantings", type=int, default=2)
     arguments = parser.parse_args()
     stores = {name: Path(folder) for name, folder in (each.split("=", 1) for each in arguments.store)}
-    models = {}
-    for name in arguments.methods:
-        if name in stores:
-            models[name] = importlib.import_module(f"LabelFreeCovidSegLib.methods.{name}").load(stores[name])
-        else:
-            models[name] = base.load(name)
-    compute = device.choose()
-    rows = {name: [] for name in models}
-    clear = {name: {} for name in models}
-    scored = {name: [] for name in models}
-    for folder, sides in SCANS.items():
-        scan = read.read(next((arguments.root / folder).glob("ct.*")))
-        labels = find_lungs(scan, "classical").labels
-        lungs = LungMask(labels * np.isin(labels, sides), "classical")
-        free = np.ones(len(labels), dtype=bool)
-        for name, model in models.items():
-            found = model.predict(scan, lungs, compute, silent)
-            clear[name][folder] = 100 * float(found.lesion.sum() / np.count_nonzero(lungs.labels))
-        for seed in range(arguments.plantings):
-            known = planting.plant(scan, lungs.labels, free, seed)
-            for name, model in models.items():
-                found = model.predict(known.scan, lungs, compute, silent)
-                rows[name] += planted.score(found.lesion, known)
-                inside = lungs.labels > 0
-                scored[name].append((found.score[inside], known.lesions[inside] > 0))
-    cells = list(planted.means(next(iter(rows.values()))))
-    print(f"| | {' | '.join(models)} |\n|---|{'---|' * len(models)}")
-    tables = {name: planted.means(of) for name, of in rows.items()}
-    for kind, radius in sorted(cells):
-        count = sum((row.kind, row.radius_mm) == (kind, radius) for row in rows[arguments.methods[0]])
-        dice = " | ".join(f"{table[kind, radius]:.2f}" for table in tables.values())
-        print(f"| {kind}, {radius:.0f} mm ({count}) | {dice} |")
-    for kind in dict.fromkeys(kind for kind, _ in sorted(cells)):
-        mean = [np.mean([row.dice for row in of if row.kind == kind]) for of in rows.values()]
-        print(f"| **{kind}** | " + " | ".join(f"{dice:.3f}" for dice in mean) + " |")
-    print("| **all** | " + " | ".join(f"{np.mean([row.dice for row in of]):.3f}" for of in rows.values()) + " |")
-    for folder in SCANS:
-        print(f"| untouched {folder}, % | " + " | ".join(f"{share[folder]:.2f}" for share in clear.values()) + " |")
-    for low, high in pairwise(BINS):
-        cells = []
-        for of in scored.values():
-            score, lesion = (np.concatenate(part) for part in zip(*of, strict=True))
-            here = (score > low) & (score <= high)
-            cells.append(f"{lesion[here].mean():.2f} of {score[here].mean():.2f}" if here.any() else "")
-        print(f"| lesion at scores {low:.1f} to {high:.1f} | " + " | ".join(cells) + " |")
+    rows = {name: Row(load(name, stores)) for name in arguments.methods}
+    listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
+    for name in arguments.scans:
+        judge(listed[name], list(rows.values()), arguments.plantings)
+    print_tables(rows, arguments.scans)
 
 
 if __name__ == "__main__":
