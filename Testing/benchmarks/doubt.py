@@ -1,4 +1,4 @@
-"""The harness of doubt: lesions of foreign make, planted in scans that no network has learned from, found by each method.
+"""The harness of doubt: lesions of foreign make in scans that no network has learned from, found by each method.
 
     python Testing/benchmarks/doubt.py LIST --root DATA --scans NAME ... [--methods normnet opacitynet]
         [--store opacitynet=FOLDER] [--plantings 2]
