@@ -8,6 +8,7 @@ import slicer
 import vtk
 from LabelFreeCovidSegLib import resources
 from LabelFreeCovidSegLib.device import DEVICES
+from LabelFreeCovidSegLib.methods.base import DEFAULT
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -72,7 +73,7 @@ class LabelFreeCovidSegParameterNode:
 
     inputVolume: vtkMRMLScalarVolumeNode
     givenLungs: vtkMRMLSegmentationNode
-    method: str = "normnet"
+    method: str = DEFAULT
     device: Annotated[str, Choice(list(DEVICES))] = "auto"
     lesionOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     showSurface: bool = False
@@ -194,7 +195,7 @@ class LabelFreeCovidSegLogic(ScriptedLoadableModuleLogic):
         self,
         inputVolume: vtkMRMLScalarVolumeNode,
         outputSegmentation: vtkMRMLSegmentationNode | None = None,
-        method: str = "normnet",
+        method: str = DEFAULT,
         device: str = "auto",
         lungs: vtkMRMLSegmentationNode | None = None,
         showAnomaly: bool = False,
@@ -235,7 +236,7 @@ class LabelFreeCovidSegLogic(ScriptedLoadableModuleLogic):
         self,
         inputVolume: vtkMRMLScalarVolumeNode,
         listener,
-        method: str = "normnet",
+        method: str = DEFAULT,
         device: str = "auto",
         lungs: vtkMRMLSegmentationNode | None = None,
     ):
@@ -275,7 +276,7 @@ class LabelFreeCovidSegLogic(ScriptedLoadableModuleLogic):
         return self._job is not None and self._job.running
 
     def startBatch(
-        self, inputFolder: pathlib.Path, outputFolder: pathlib.Path, listener, method: str = "normnet",
+        self, inputFolder: pathlib.Path, outputFolder: pathlib.Path, listener, method: str = DEFAULT,
         device: str = "auto",
     ):  # fmt: skip
         """Segment every scan under a folder in the background; what is finished already is not done again.

@@ -140,14 +140,14 @@ def _positive(text: str) -> float:
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     """How to segment."""
     from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
-    from LabelFreeCovidSegLib.methods.base import REGISTRY
+    from LabelFreeCovidSegLib.methods.base import DEFAULT, REGISTRY
 
     parser.add_argument(
         "--method",
         type=_method,
         metavar="NAME[+NAME...]",
-        default="normnet",
-        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: normnet)",
+        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: {DEFAULT}, or its "
+        "networks for pictures)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -185,10 +185,11 @@ def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
 def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
     session.reporter.progress(0.0, "Starting")
     from LabelFreeCovidSegLib import segment_slices
+    from LabelFreeCovidSegLib.methods.base import for_pictures
 
     out: Path = (arguments.out or default_out(arguments.slices)).absolute()
     choices = segment_slices.Choices(
-        arguments.method,
+        arguments.method or for_pictures(arguments.equalised),
         None if arguments.lungs == "lungnet" else Path(arguments.lungs),
         arguments.orientation,
         arguments.pixel_mm,
@@ -211,9 +212,10 @@ def _count(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:
+    from LabelFreeCovidSegLib.methods.base import DEFAULT
     from LabelFreeCovidSegLib.segment_file import Choices
 
-    return Choices(arguments.method, arguments.lungs, arguments.device, arguments.precision)
+    return Choices(arguments.method or DEFAULT, arguments.lungs, arguments.device, arguments.precision)
 
 
 def default_out(ct: Path) -> Path:
@@ -297,9 +299,9 @@ def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 def _methods(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib.methods import consensus
-    from LabelFreeCovidSegLib.methods.base import REGISTRY, card
+    from LabelFreeCovidSegLib.methods.base import PICTURES, REGISTRY, card
 
-    cards = [card(name) for name in REGISTRY]
+    cards = [card(name) for name in REGISTRY | PICTURES]
     paragraphs = [f"{card.name}: {card.title}\n  {card.summary}\n  {card.citation}" for card in cards]
     return Outcome("\n\n".join([*paragraphs, f"NAME+NAME...: Consensus\n  {consensus.SUMMARY}"]))
 

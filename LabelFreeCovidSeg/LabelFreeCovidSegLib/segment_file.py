@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from LabelFreeCovidSegLib import output, pipeline
+from LabelFreeCovidSegLib.methods.base import DEFAULT
 from LabelFreeCovidSegLib.pipeline import Result
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.read import read
@@ -17,7 +18,7 @@ from LabelFreeCovidSegLib.session import Session
 class Choices:
     """How to segment; see `pipeline.segment`."""
 
-    method: str = "normnet"
+    method: str = DEFAULT
     lungs: str = "lungnet"
     device: str = "auto"
     precision: str = "auto"

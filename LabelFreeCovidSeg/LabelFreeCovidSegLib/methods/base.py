@@ -86,10 +86,22 @@ class Method(Protocol):
         ...
 
 
-REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
+DEFAULT = "opacitynet"
+"""What segments a scan if nobody chooses."""
+
+REGISTRY = {
+    "opacitynet": "LabelFreeCovidSegLib.methods.opacitynet",
+    "normnet": "LabelFreeCovidSegLib.methods.normnet",
+}
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. Importing the module must not
 need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
+
+PICTURES = {
+    "opacitynet2d": "LabelFreeCovidSegLib.methods.opacitynet2d",
+    "opacitynet_clahe": "LabelFreeCovidSegLib.methods.opacitynet_clahe",
+}
+"""Methods for single pictures alone, in the same terms; the panel, which has whole scans, does not offer them."""
 
 BASELINES = {
     "threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold",
@@ -120,15 +132,20 @@ JOINT = "+"
 """Between the names of methods that vote."""
 
 
+def for_pictures(equalised: bool) -> str:
+    """What segments pictures if nobody chooses: OpacityNet's networks for this kind of them."""
+    return "opacitynet_clahe" if equalised else "opacitynet2d"
+
+
 def members(name: str) -> tuple[str, ...]:
     """The names that a method's name consists of: one, or several for their consensus.
 
     Raises:
-        LabelFreeCovidSegError: one of them is in neither registry, or stands there twice.
+        LabelFreeCovidSegError: one of them is in no registry, or stands there twice.
     """
     names = tuple(name.split(JOINT))
     for each in names:
-        if each not in REGISTRY | BASELINES:
+        if each not in REGISTRY | PICTURES | BASELINES:
             raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
         if names.count(each) > 1:
             raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
@@ -152,7 +169,7 @@ def load(name: str) -> Method:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module((REGISTRY | BASELINES)[name])
+    return importlib.import_module((REGISTRY | PICTURES | BASELINES)[name])
 
 
 def _consensus() -> ModuleType:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
+from LabelFreeCovidSegLib.methods.base import DEFAULT
 from LabelFreeCovidSegLib.runner import Listener, Runner, batch_arguments, segment_arguments
 from LabelFreeCovidSegLib.scene import Shown, show, write_lungs, write_volume
 
@@ -19,7 +20,7 @@ from LabelFreeCovidSegLib.scene import Shown, show, write_lungs, write_volume
 class Order:
     """What to compute and what to show of it: see `runner.segment_arguments` and `scene.show`."""
 
-    method: str = "normnet"
+    method: str = DEFAULT
     device: str = "auto"
     anomaly: bool = False
     surface: bool = False
