@@ -142,6 +142,24 @@ def test_a_cache_of_another_grid_is_refused_with_the_command_that_helps(cache, t
         runs.train(plan, cache, tmp_path / "run")
 
 
+def test_a_cache_of_another_kind_of_slices_is_refused_too(tmp_path):
+    small, equalised = (recipes.preset("uda", name) for name in ("small", "small-clahe256"))
+    cropped = write_cache(tmp_path / "cache", "uda", small.spacing_mm, {"anna": {"hu": np.zeros((1, 1, 1))}})
+    with pytest.raises(TrainingError, match=r"for hu, but .* on clahe256. Run `train prepare uda --preset small-clahe"):
+        runs.train(Plan("uda", equalised), cropped, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"for clahe256, but preset 'small' .* on hu"):
+        runs.train(Plan("uda", small), replace(cropped, domain="clahe256"), tmp_path / "run")
+
+
+def test_the_manifest_of_weights_for_equalised_pictures_expects_such(cache, tmp_path, monkeypatch):
+    equalised = replace(ToyPreset(), name="equal")
+    object.__setattr__(equalised, "domain", "clahe256")
+    monkeypatch.setitem(sys.modules["toy"].PRESETS, "equal", equalised)
+    folder = tmp_path / "run"
+    runs.train(Plan("toy", equalised), replace(cache, domain="clahe256"), folder, MACHINE)
+    assert "equalised place by place" in runs.export([folder], cache.folder, tmp_path / "store", "1").expects
+
+
 def trained(cache, folder, **plan):
     runs.train(Plan.of("toy", **plan), cache, folder, MACHINE)
     return folder

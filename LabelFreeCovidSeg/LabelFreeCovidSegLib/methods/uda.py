@@ -21,7 +21,7 @@ from torch import nn
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.networks.uda import (
     PAPER_CHANNELS,
     PAPER_CRITIC_WIDTH,
@@ -74,6 +74,7 @@ class Preset:
         learning_rate: of f and c at the beginning. critic_rate: of g and d.
         alpha: weight of the adversarial term where all terms are sums; 0 leaves adaptation out, and with it g, d and
             the target domain (the paper's "source-only").
+        domain: what the slices are; see `base.Card`.
     """
 
     name: str
@@ -86,15 +87,17 @@ class Preset:
     learning_rate: float = 1e-5
     critic_rate: float = 1e-5
     alpha: float = 0.1
+    domain: str = HU
 
 
 _PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), PAPER_CHANNELS, PAPER_CRITIC_WIDTH, batch=1, iterations=100_000)
 # Ships: a seventh of the parameters on half the grid. With a fortieth of the iterations it must learn faster.
 _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, batch=1, iterations=2500,
                 learning_rate=1e-3, critic_rate=2e-4)  # fmt: skip
+_EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256)
 PRESETS = {
     preset.name: preset
-    for full in (_PAPER, _SMALL)
+    for full in (_PAPER, _SMALL, _EQUALISED)
     for preset in (full, replace(full, name=f"{full.name}-source-only", alpha=0.0))
 }
 
@@ -119,9 +122,8 @@ class DomainAdaptation:
         weights: how the report names it.
     """
 
-    card = CARD
-
     def __init__(self, network: nn.Module, preset: Preset, weights: str) -> None:
+        self.card = replace(CARD, domain=preset.domain)
         self.network = network
         self.preset = preset
         self.weights = weights

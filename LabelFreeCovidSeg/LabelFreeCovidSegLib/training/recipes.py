@@ -48,13 +48,20 @@ class Preset(Protocol):
         ...
 
 
+def domain(preset: Preset) -> str:
+    """What the slices are that a preset learns from, as `methods.base.Card.domain`: "hu" unless it says otherwise."""
+    from LabelFreeCovidSegLib.methods.base import HU  # late: what can be trained is listed without numpy
+
+    return getattr(preset, "domain", HU)
+
+
 class Recipe(Protocol):
     """What a module of `REGISTRY` holds.
 
     Attributes:
         PRESETS: by name; the first is the default.
         CITATION: of the method, for the manifest.
-        EXPECTS: what the input of the finished weights must be, for a reader of the manifest.
+        EXPECTS: what the input of the finished weights must be, for a reader of the manifest, where it is in HU.
         SHIPS: which of the trainee's networks a scan needs, as far as a preset has them. The weights of one that ships
             alone keep the names they have in it; where there are several, `NETWORK.` stands before them.
     """

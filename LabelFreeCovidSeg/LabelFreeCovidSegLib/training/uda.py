@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods import uda
+from LabelFreeCovidSegLib.methods.base import CLAHE256
 from LabelFreeCovidSegLib.methods.uda import CLASSES, UNKNOWN, Preset
 from LabelFreeCovidSegLib.networks.uda import Classifier, Discriminator, Extractor, Generator
 from LabelFreeCovidSegLib.progress import Progress
@@ -115,7 +116,7 @@ class Adapted(SourceOnly):
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """As of the source domain, and `target` (1, j, i) float32 from any scan of the other."""
         other = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 1))
-        image = unlabelled(_one_of(self.targets, other), self.preset.canvas, other)
+        image = unlabelled(_one_of(self.targets, other), self.preset.spacing_mm, self.preset.canvas, other)
         return super().sample(seed, share) | {"target": image[None]}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
@@ -166,8 +167,8 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """The chest around the lungs, with labels if the scan is near-healthy."""
-    return slice_blocks(listed, preset.spacing_mm)
+    """The chest around the lungs or, for equalised pictures, whole slices; with labels if the scan is near-healthy."""
+    return slice_blocks(listed, preset.spacing_mm, whole=preset.domain == CLAHE256)
 
 
 def calibrate(
