@@ -23,6 +23,7 @@ from LabelFreeCovidSegLib.evaluation.run import FILES, Plan
 from LabelFreeCovidSegLib.evaluation.statistics import Summary
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import base
+from LabelFreeCovidSegLib.methods.anomaly import threshold
 from LabelFreeCovidSegLib.methods.base import SUPERVISED, Card
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Scan
@@ -458,13 +459,21 @@ def test_what_is_equalised_is_only_for_what_learnt_from_it_or_from_nothing(pictu
     assert any(note.startswith("Left out: normnet. The weights normnet ") for note in table.notes)
 
 
-def test_a_windowed_volume_is_a_picture_a_slice_with_pixels_of_a_known_size(tmp_path):
+def test_a_windowed_volume_is_a_picture_a_slice_with_pixels_of_a_known_size(tmp_path, monkeypatch):
     one = chest_slice()
     for name, plane in (("ct", one.window(*WINDOW)), ("lesions", one.lesion.astype(np.uint8))):
         write(tmp_path / f"{name}.nii.gz", np.stack([plane, plane]))
+    model, seen = threshold.load(), []
+    monkeypatch.setattr(base, "load", lambda name: model)
+    monkeypatch.setattr(
+        model,
+        "predict",
+        lambda scan, *more: seen.append(scan.grid.spacing) or threshold.Threshold().predict(scan, *more),
+    )
     case = Case("w", tmp_path / "ct.nii.gz", Mask(tmp_path / "lesions.nii.gz"), hu=False)
     judged = judge.judge(case, CPU, silent)
     assert (judged.found.shape, judged.in_mm, judged.grid.spacing) == ((2, *one.hu.shape), True, (4.0, 4.5, 5.0))
+    assert [spacing[0] for spacing in seen] == [4.0, 4.0]
     np.testing.assert_array_equal(judged.found[0], judged.found[1])
 
 

@@ -160,6 +160,21 @@ def test_a_method_gets_the_picture_in_hu_as_often_as_it_needs_it(folder, tmp_pat
     assert any("stack of itself" in warning for warning in warnings) == (slices > 1)
 
 
+class Middle(Bright):
+    """Marks the lungs in the middle of a stack."""
+
+    def predict(self, scan, lungs, compute, progress):
+        k = np.arange(len(scan.hu)) == len(scan.hu) // 2
+        lesion = ((lungs.labels > 0) & k[:, None, None]).astype(np.uint8)
+        return base.Prediction(lesion, lesion.astype(np.float32))
+
+
+def test_of_a_stack_the_middle_is_what_counts(folder, tmp_path, register):
+    register(Middle(24.0))
+    rows, _ = run(folder, tmp_path / "out")
+    assert [row["lesion_percent"] for row in rows] == [100.0, 100.0]
+
+
 class Healer(torch.nn.Module):
     """Knows that healthy lung is dark."""
 
