@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import phantom
+from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import uda
 from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.scan import AIR_HU
@@ -183,7 +184,12 @@ def test_of_equalised_patients_too_slices_with_hardly_any_lung_are_not_drawn():
     assert len(Slices.of([lung]).places) == np.count_nonzero(share > 0.004) < np.count_nonzero(share)
 
 
-def test_for_equalised_pictures_whole_slices_are_cached_with_the_lungs_of_both_domains(chest):
+def test_for_equalised_pictures_whole_slices_are_cached_with_the_lungs_of_both_domains(chest, monkeypatch):
+    def by_density(scan, way):
+        right = np.arange(scan.hu.shape[2]) < scan.hu.shape[2] / 2
+        return LungMask(np.where((scan.hu > -950) & (scan.hu < -600), 2 - right, 0).astype(np.uint8), way)
+
+    monkeypatch.setattr(domains, "find_lungs", by_density)
     preset = replace(uda.PRESETS["small-clahe256"], spacing_mm=SPACING_MM)
     listed = replace(chest, exclude=())
     (near_healthy,), (patient,) = (recipe.blocks(replace(listed, covid=covid), preset) for covid in (False, True))

@@ -158,7 +158,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """The lungs on a canvas, slice by slice."""
+    """The lungs on a canvas, slice by slice, or whole slices for equalised pictures."""
     return lung_slices.blocks(listed, preset)
 
 

@@ -19,7 +19,7 @@ from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
 from LabelFreeCovidSegLib.lungs.planar import LEAST_SHARE
 from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.training import clahe
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
@@ -87,21 +87,34 @@ def slice_blocks(listed: ListedScan, spacing_mm: Spacing, whole: bool = False) -
         spacing_mm: the working grid, along (k, j, i).
     """
     scan = read(listed.path)
-    lungs = find_lungs(scan, "classical").labels
-    around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
-    margin, brightest = (0, *around), clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU
-    box = bounding_box(lungs > 0, margin)
-    source = scan.grid.covering(box, scan.grid.spacing_mm)
-    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
-    hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
-    arrays = {"hu": (4 * np.round(np.clip(hu, AIR_HU, brightest) / 4)).astype(np.int16)}
-    sides = resample(lungs[box], source, grid, nearest=True)
+    first, hu, sides = chest(scan, find_lungs(scan, "classical").labels, spacing_mm, whole)
+    arrays = {"hu": hu}
     if whole:
         arrays["lungs"] = (sides > 0).astype(np.uint8)
     if not listed.covid:
         arrays["labels"] = known_lung(sides, SIDES[listed.lungs], spacing_mm)
-    parts = free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
+    parts = free_slices(listed, scan, first, len(hu), spacing_mm[0])
     return [{name: array[part] for name, array in arrays.items()} for part in parts]
+
+
+def chest(
+    scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """The chest around the lungs, or `whole` slices, on the working grid.
+
+    Args:
+        lungs: (k, j, i) uint8, 1 right and 2 left lung.
+
+    Returns:
+        The scan's slice in which it begins, HU (k, j, i) int16, and the lungs.
+    """
+    around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
+    box = bounding_box(lungs > 0, (0, *around))
+    source = scan.grid.covering(box, scan.grid.spacing_mm)
+    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+    hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
+    rounded = 4 * np.round(np.clip(hu, AIR_HU, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU) / 4)
+    return box[0].start, rounded.astype(np.int16), resample(lungs[box], source, grid, nearest=True)
 
 
 def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -> np.ndarray:
