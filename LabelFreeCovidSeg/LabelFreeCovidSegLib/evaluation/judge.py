@@ -13,7 +13,7 @@ from LabelFreeCovidSegLib.evaluation.datasets import Case
 from LabelFreeCovidSegLib.evaluation.expert import Expert, Picture
 from LabelFreeCovidSegLib.evaluation.judged import Judged
 from LabelFreeCovidSegLib.lungs import LungMask, external
-from LabelFreeCovidSegLib.methods.base import Method
+from LabelFreeCovidSegLib.methods.base import Card
 from LabelFreeCovidSegLib.picture_pipeline import DONE, Outlined
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.read import read
@@ -23,9 +23,9 @@ GIVEN = "given"
 """Among the ways to get lungs: those that the expert drew."""
 
 
-def unfit(model: Method, case: Case) -> str:
+def unfit(card: Card, weights: str, case: Case) -> str:
     """Why a method can't work on a case; empty if it can."""
-    return "" if case.hu else picture_pipeline.unfit(model.card, model.weights, case.equalised)
+    return "" if case.hu else picture_pipeline.unfit(card, weights, case.equalised)
 
 
 def judge(case: Case, choices: Choices, progress: Progress) -> Judged:

@@ -122,11 +122,13 @@ def run(plan: Plan, out: Path, session: Session) -> tuple[list[Table], dict[str,
     progress(0.0, "Looking at the data")
     output.check_folder(out)
     device.choose(plan.choices.device, plan.choices.precision)
-    models = {method: base.load(method) for method in plan.methods}
-    weights = {method: model.weights for method, model in models.items()}
+    cards, weights = {}, {}
+    for method in plan.methods:
+        model = base.load(method)
+        cards[method], weights[method] = model.card, model.weights
     tasks, unfit = [], {}
     for task in _tasks(plan):
-        if why := judge.unfit(models[task.method], task.case):
+        if why := judge.unfit(cards[task.method], weights[task.method], task.case):
             unfit[task.data.name, task.method] = why
         else:
             tasks.append(task)
