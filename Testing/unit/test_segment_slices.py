@@ -214,6 +214,19 @@ def test_the_slice_methods_outline_the_lesions_of_a_picture(folder, tmp_path, re
     assert dice(found, chest.lesion) > 0.5  # vessels are bright, too
 
 
+def test_weights_for_equalised_pictures_outline_them_by_their_greys(tmp_path, register):
+    preset = replace(uda.PRESETS["small-clahe256"], canvas=(64, 64))
+    method = register(uda.DomainAdaptation(Thresholds(), preset, "none"))
+    chest = chest_slice()
+    write(tmp_path / "in" / "a.png", chest.window(-800, 100))  # so that greys stand for what they are handed on as
+    write(tmp_path / "lungs" / "a.png", chest.lung.astype(np.uint8))
+    (row,), _ = run(tmp_path / "in", tmp_path / "out", method.card.name, lungs=tmp_path / "lungs", equalised=True)
+    found = read(tmp_path / "out" / "lesions" / "a.png") > 0
+    assert row["state"] == "done"
+    assert found[chest.lesion & chest.lung].mean() > 0.6
+    assert not found[~chest.lung].any()
+
+
 def test_equalised_pictures_are_only_for_weights_that_learned_from_them(folder, tmp_path, register):
     register(Bright())
     with pytest.raises(LabelFreeCovidSegError, match="were trained on Hounsfield units"):
