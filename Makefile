@@ -19,7 +19,7 @@ SLICER_5_10 := numpy==2.0.2 scipy==1.13.1
 # Two test processes with a thread each: with as many threads as cores in both, they wait for each other.
 PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: run test lint clean
+.PHONY: run test lint nnunet-env clean
 
 run: $(VENV)/run.installed
 	@if [[ -n "$(CT)" ]]; then
@@ -62,5 +62,15 @@ $(VENV)/slicer-5.10.installed: $(VENV)/torch.installed
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --target $(VENV)/slicer-5.10 $(SLICER_5_10)
 	touch $@
 
+# For the supervised row of docs/evaluation.md alone: its torch is another one than ours.
+nnunet-env: $(VENV)-nnunet/installed
+
+$(VENV)-nnunet/installed:
+	@echo "Installing nnU-Net v2 and a torch of its own into $(VENV)-nnunet (several GB)."
+	"$(PYTHON)" -m venv $(VENV)-nnunet
+	$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install 'nnunetv2>=2.5'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VENV)-nnunet out

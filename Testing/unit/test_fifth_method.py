@@ -133,13 +133,25 @@ def test_help_and_wrong_usage_name_it(ct, tmp_path, capsys):
     assert "There is no method 'dens'. Choose one of: normnet, dense." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", base.REGISTRY)
+@pytest.mark.parametrize("name", base.REGISTRY | base.BASELINES)
 def test_the_card_of_every_method_needs_no_torch(name):
     code = f"""
 import sys
 from LabelFreeCovidSegLib.methods.base import card
 sys.modules["torch"] = None
 print(card({name!r}).name, "SimpleITK" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.stdout.split() == [name, "False"], said.stderr
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "gan3d", "uda"])
+def test_nor_do_those_need_it_whose_weights_do_not_ship_yet(name):
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from LabelFreeCovidSegLib.methods import {name} as method
+print(method.CARD.name, "SimpleITK" in sys.modules)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert said.stdout.split() == [name, "False"], said.stderr

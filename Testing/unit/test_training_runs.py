@@ -68,6 +68,7 @@ def toy(monkeypatch):
     module.calibrate = lambda preset, states, judge, progress: {"judged": [int(b["number"][0]) for b in judge]}
     monkeypatch.setitem(sys.modules, "toy", module)
     monkeypatch.setitem(recipes.REGISTRY, "toy", "toy")
+    monkeypatch.setattr(recipes, "VOTING", ("toy",))
     monkeypatch.setattr(ToyTrainee, "made", ())
 
 
@@ -231,6 +232,17 @@ def test_runs_that_do_not_belong_together_are_not_exported(cache, tmp_path):
     with pytest.raises(TrainingError, match="not a checkpoint"):
         runs.export([tmp_path / "nothing"], cache.folder, tmp_path / "store", "1")
     assert not (tmp_path / "store").exists()
+
+
+def test_of_a_method_that_does_not_vote_one_run_is_exported(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "VOTING", ())
+    folders = [trained(cache, tmp_path / f"run{seed}", seed=seed) for seed in (0, 3)]
+    with pytest.raises(TrainingError, match=r"Networks of toy do not vote, and 2 runs were given\. Give one\."):
+        runs.export(folders, cache.folder, tmp_path / "store", "1")
+    runs.export(folders[1:], cache.folder, tmp_path / "store", "1")
+    with pytest.raises(TrainingError, match="Networks of toy do not vote"):
+        leave_one_out(Plan.of("toy"), cache, FOLDS, [0, 7], tmp_path / "out", MACHINE)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_was_cut_off_is_not_exported(cache, tmp_path):

@@ -114,9 +114,16 @@ def test_what_is_called_source_is_pulled_to_source():
 def test_nothing_is_learned_where_the_label_is_not_known():
     scores = torch.zeros(1, 4, 2, 2, requires_grad=True)
     labels = torch.tensor([[[0, 1], [uda.UNKNOWN, 3]]], dtype=torch.uint8)
-    segmentation_loss(scores, labels).backward()
+    segmentation_loss(scores, labels, (1.0, 1.0, 1.0, 1.0)).backward()
     touched = scores.grad.abs().sum(dim=1)[0] > 0
     assert touched.tolist() == [[True, True], [False, True]]
+
+
+def test_a_pixel_counts_as_much_as_its_class():
+    scores = torch.zeros(1, 4, 1, 2, requires_grad=True)
+    segmentation_loss(scores, torch.tensor([[[1, 3]]]), (1.0, 1.0, 8.0, 3.0)).backward()
+    lung, consolidation = scores.grad.abs().sum(dim=1)[0, 0].tolist()
+    assert consolidation == pytest.approx(3 * lung)
 
 
 # Which loss moves what
@@ -233,8 +240,8 @@ def test_with_weight_it_does_change_it():
     assert not same(weights_of(adapted)["extractor"], weights_of(alone, NETWORKS[:2])["extractor"])
 
 
-def test_a_preset_without_adaptation_needs_no_patient_and_no_discriminator():
-    alone = trainee(replace(TINY, alpha=0.0), SCANS[:1], [])
+def test_the_source_domain_alone_needs_no_patient_and_no_discriminator():
+    alone = SourceOnly(TINY, SCANS[:1])
     assert set(alone.networks) == {"extractor", "classifier"}
     assert set(alone.sample(np.random.SeedSequence(0), 0.0)) == {"source", "labels"}
 

@@ -37,8 +37,9 @@ def add_arguments(
 
     methods = [*REGISTRY, *BASELINES]
     parser.add_argument(
-        "--methods", nargs="+", choices=methods, default=methods, metavar="METHOD",
-        help=f"one or more of: {', '.join(methods)}; the others are compared with the first (default: all)",
+        "--methods", nargs="+", choices=methods, metavar="METHOD",
+        help=f"one or more of: {', '.join(methods)}; the others are compared with the first (default: all that have "
+        "their weights on this computer)",
     )  # fmt: skip
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DATA",
@@ -79,7 +80,9 @@ def run(arguments: argparse.Namespace, session: Session) -> tuple[str, dict[str,
     from LabelFreeCovidSegLib.segment_file import Choices
 
     choices = Choices(lungs=arguments.lungs, device=arguments.device, precision=arguments.precision)
-    unique = [list(dict.fromkeys(names)) for names in (arguments.methods, arguments.data, arguments.protocol)]
+    unique = [
+        list(dict.fromkeys(names)) for names in (arguments.methods or ready(), arguments.data, arguments.protocol)
+    ]
     plan = Plan(unique[0], [datasets.find(text) for text in unique[1]], unique[2], choices)
     out: Path = arguments.out.absolute()
     made, failed = run(plan, out, session)
@@ -92,3 +95,16 @@ def run(arguments: argparse.Namespace, session: Session) -> tuple[str, dict[str,
     written = "\n".join(f"  {name:18}{content}" for name, content in FILES.items())
     fields = {"folder": str(out), "files": {name: str(out / name) for name in FILES}}
     return f"{tables.markdown(made)}\nResults in {out}\n{written}", fields
+
+
+def ready() -> list[str]:
+    """The methods and baselines that have all their weights on this computer, or need none.
+
+    Raises:
+        WeightsError: a manifest can't be read.
+    """
+    from LabelFreeCovidSegLib import store
+    from LabelFreeCovidSegLib.methods import base
+
+    names = [*base.REGISTRY, *base.BASELINES]
+    return [name for name in names if all(store.find(network) for network in base.card(name).networks)]

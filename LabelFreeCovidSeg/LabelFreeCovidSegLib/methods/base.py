@@ -89,8 +89,30 @@ REGISTRY = {"normnet": "LabelFreeCovidSegLib.methods.normnet"}
 need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
 ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
-BASELINES = {"threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold"}
-"""What methods are compared with, in the same terms; `evaluate` alone offers them."""
+BASELINES = {
+    "threshold": "LabelFreeCovidSegLib.methods.anomaly.threshold",
+    "ae": "LabelFreeCovidSegLib.methods.anomaly.ae",
+    "vae": "LabelFreeCovidSegLib.methods.anomaly.vae",
+    "vae-spatial": "LabelFreeCovidSegLib.methods.anomaly.vae_spatial",
+    "vae-original": "LabelFreeCovidSegLib.methods.anomaly.vae_original",
+    "context-vae": "LabelFreeCovidSegLib.methods.anomaly.context_vae",
+    "constrained-vae": "LabelFreeCovidSegLib.methods.anomaly.constrained_vae",
+    "gmvae": "LabelFreeCovidSegLib.methods.anomaly.gmvae",
+    "bayesian-vae": "LabelFreeCovidSegLib.methods.anomaly.bayesian_vae",
+    "kl-grad": "LabelFreeCovidSegLib.methods.anomaly.kl_grad",
+    "vae-restoration": "LabelFreeCovidSegLib.methods.anomaly.vae_restoration",
+    "f-anogan": "LabelFreeCovidSegLib.methods.anomaly.f_anogan",
+    "source-only": "LabelFreeCovidSegLib.methods.adaptation.source_only",
+    "target-only": "LabelFreeCovidSegLib.methods.adaptation.target_only",
+    "minent": "LabelFreeCovidSegLib.methods.adaptation.minent",
+    "advent": "LabelFreeCovidSegLib.methods.adaptation.advent",
+    "intrada": "LabelFreeCovidSegLib.methods.adaptation.intrada",
+    "self-ensembling": "LabelFreeCovidSegLib.methods.adaptation.self_ensembling",
+    "ssl": "LabelFreeCovidSegLib.methods.adaptation.ssl",
+    "nnunet": "LabelFreeCovidSegLib.evaluation.nnunet",
+}
+"""What methods are compared with, in the same terms; `evaluate` alone offers them. No weights of theirs ship, and their
+cards need no torch, either."""
 
 JOINT = "+"
 """Between the names of methods that vote."""

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch import nn
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.slices import LungSlices
-from LabelFreeCovidSegLib.networks import patchgan, unet2d
-from LabelFreeCovidSegLib.networks.unet2d import UNet2D
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import Scan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.unet2d import UNet2D
 
 CARD = Card(
     name="cyclegan",
@@ -103,8 +104,8 @@ class Preset:
 
 
 # 100 epochs of 1272 slices.
-_PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, unet2d.PAPER_WIDTHS, patchgan.PAPER_WIDTHS, background=0.0, batch=1,
-                iterations=127_200)  # fmt: skip
+_PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
+                background=0.0, batch=1, iterations=127_200)  # fmt: skip
 # Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn faster, and does
 # not have to learn where lungs end: beyond them is what they are filled with.
 _SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
@@ -126,6 +127,8 @@ def shown(hu: np.ndarray, lung: np.ndarray, background: float) -> np.ndarray:
 
 def made_healthy(generator: nn.Module, image: np.ndarray, compute: Compute, progress: Progress) -> np.ndarray:
     """What a generator, in evaluation mode, makes of slices (k, j, i) float32; the same shape."""
+    import torch
+
     device = torch.device(compute.device)
     generator = generator.to(device)
     made = np.empty_like(image)
@@ -261,6 +264,8 @@ def _shrunk(factor: float, preset: Preset) -> tuple[str, ...]:
 
 def build(preset: Preset) -> UNet2D:
     """An untrained generator of a preset."""
+    from LabelFreeCovidSegLib.networks.unet2d import UNet2D
+
     return UNet2D(preset.widths)
 
 
@@ -270,6 +275,8 @@ def load(store: Path | None = None) -> CycleGAN:
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
+    from LabelFreeCovidSegLib import weights
+
     entry, (state,) = weights.load(CARD.name, store)
     preset = PRESETS[entry.recipe["preset"]]
     return CycleGAN(weights.fill(build(preset), state, entry).eval(), preset, entry.label)

@@ -14,22 +14,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.inference import cover, hann
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
-from LabelFreeCovidSegLib.networks.bcdu_net import PAPER_BASE as PAPER_SLICE_BASE
-from LabelFreeCovidSegLib.networks.bcdu_net import BCDUNet
-from LabelFreeCovidSegLib.networks.dense_unet3d import PAPER_BASE, PAPER_CRITIC_CHANNELS, DenseUNet3D, latent_shape
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 CARD = Card(
     name="gan3d",
@@ -113,7 +111,7 @@ class Preset:
 
 
 _PAPER = Preset(
-    "paper", 0.0, (32, 128, 128), PAPER_BASE, PAPER_CRITIC_CHANNELS, PAPER_SLICE_BASE, batch=8, slices=32,
+    "paper", 0.0, (32, 128, 128), 8, (16, 32, 64, 128, 128), 32, batch=8, slices=32,
     iterations=122_000, gan_share=10 / 122, pool=664, generator_rate=5e-5, critic_rate=5e-5, slice_rate=1e-3,
     contrast_rate=1e-4, decays=112,
 )  # fmt: skip
@@ -229,6 +227,10 @@ def healthy(
 
     The random latent is at its mean, so that the same scan has the same answer.
     """
+    import torch
+
+    from LabelFreeCovidSegLib.inference import cover, hann
+
     device = torch.device(compute.device)
     generator = generator.to(device)
     padded = [(0, max(extent - n, 0)) for n, extent in zip(image.shape, canvas, strict=True)]
@@ -248,6 +250,8 @@ def healthy(
 
 def segmented(segmenter: nn.Module, image: np.ndarray, compute: Compute, progress: Progress) -> np.ndarray:
     """The score of lungs (k, j, i) float32 by the slice network, in [0, 1]."""
+    import torch
+
     device = torch.device(compute.device)
     segmenter = segmenter.to(device)
     score = np.empty_like(image)
@@ -262,16 +266,27 @@ def segmented(segmenter: nn.Module, image: np.ndarray, compute: Compute, progres
 
 def still(count: int, canvas: Sequence[int], device: torch.device) -> Tensor:
     """The mean of the random latent for `count` slabs."""
+    import torch
+
+    from LabelFreeCovidSegLib.networks.dense_unet3d import latent_shape
+
     return torch.zeros(count, *latent_shape(canvas), device=device)
 
 
 def lowered(compute: Compute) -> torch.autocast:
     """The precision of the networks' own arithmetic."""
+    import torch
+
     return torch.autocast(torch.device(compute.device).type, torch.bfloat16, enabled=compute.precision == "bfloat16")
 
 
 def build(preset: Preset) -> nn.ModuleDict:
     """The untrained networks of a preset that a scan needs."""
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.bcdu_net import BCDUNet
+    from LabelFreeCovidSegLib.networks.dense_unet3d import DenseUNet3D
+
     networks = nn.ModuleDict({"generator": DenseUNet3D(preset.base)})
     if preset.segmenter:
         networks["segmenter"] = BCDUNet(preset.slice_base)
@@ -284,6 +299,8 @@ def load(store: Path | None = None) -> Gan3D:
     Raises:
         WeightsError: they are missing, damaged, or do not fit these networks.
     """
+    from LabelFreeCovidSegLib import weights
+
     entry, (state,) = weights.load(CARD.name, store)
     preset = PRESETS[entry.recipe["preset"]]
     networks = build(preset)

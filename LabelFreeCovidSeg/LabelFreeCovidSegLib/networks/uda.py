@@ -69,14 +69,20 @@ class Classifier(nn.Module):
         steps = list(pairwise(reversed(channels)))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in steps)
         self.merge = nn.ModuleList(nn.Sequential(*_conv(2 * b, b, affine=True)) for _, b in steps)
-        self.scores = nn.Conv2d(channels[0], classes, 1)
+        self.scores: nn.Module = nn.Conv2d(channels[0], classes, 1)
 
     def forward(self, features: Features) -> Tensor:
         """Class scores (batch, classes, j, i) of the slices that `features` are of."""
+        return functional.interpolate(
+            self.scores(self.merged(features)), scale_factor=2, mode="bilinear", align_corners=False
+        )
+
+    def merged(self, features: Features) -> Tensor:
+        """What the scores are made of, at level 2: (batch, channels, j / 2, i / 2)."""
         *skips, x = features
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = merge(torch.cat((up(x), skip), dim=1))
-        return functional.interpolate(self.scores(x), scale_factor=2, mode="bilinear", align_corners=False)
+        return x
 
 
 class Generator(nn.Module):
@@ -132,7 +138,7 @@ class Discriminator(nn.Module):
 class Segmenter(nn.Module):
     """c after f: all that is used once training is over."""
 
-    def __init__(self, extractor: nn.Module, classifier: nn.Module) -> None:
+    def __init__(self, extractor: Extractor, classifier: Classifier) -> None:
         super().__init__()
         self.extractor = extractor
         self.classifier = classifier

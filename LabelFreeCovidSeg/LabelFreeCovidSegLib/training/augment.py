@@ -35,7 +35,7 @@ BORDER_LEVEL = (0.1, 0.7)
 def augment(
     hu: np.ndarray, lung: np.ndarray, spacing_mm: tuple[float, float, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A variant of a crop.
+    """A variant of a crop: another breath and mask, under another scanner.
 
     Args:
         hu: (k, j, i) float32.
@@ -44,6 +44,15 @@ def augment(
     Returns:
         HU and lung of the variant.
     """
+    hu, lung = another_breath(hu, lung, spacing_mm, rng)
+    (hu,) = another_scanner((hu,), spacing_mm, rng)
+    return hu, np.ascontiguousarray(lung)
+
+
+def another_breath(
+    hu: np.ndarray, lung: np.ndarray, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the patient and the lung finder do: mirrored, less air, another border; HU and lung as for `augment`."""
     if rng.random() < 0.5:
         hu, lung = hu[:, :, ::-1], lung[:, :, ::-1]
     if rng.random() < DENSER_PROBABILITY:
@@ -51,12 +60,25 @@ def augment(
     if rng.random() < BORDER_PROBABILITY:
         blurred = ndimage.gaussian_filter(lung.astype(np.float32), [BORDER_BLUR_MM / mm for mm in spacing_mm])
         lung = blurred > rng.uniform(*BORDER_LEVEL)
+    return hu, lung
+
+
+def another_scanner(
+    arrays: tuple[np.ndarray, ...], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """What the scanner does: kernel, noise, thick slices and a shift.
+
+    Args:
+        arrays: HU (k, j, i) float32, and whatever of the same shape becomes thick slices with it.
+    """
+    hu, *others = arrays
     in_plane = [0.0, 1.0 / spacing_mm[1], 1.0 / spacing_mm[2]]
     hu = hu + np.float32(rng.uniform(*SHARPNESS)) * (hu - ndimage.gaussian_filter(hu, in_plane, truncate=3.0))
     hu = hu + _noise(hu.shape, spacing_mm, rng)
     if rng.random() < THICK_PROBABILITY:
-        hu = thicken(hu, rng.uniform(*THICKNESS_MM) / spacing_mm[0], rng.random() < PADDED_PROBABILITY)
-    return hu + np.float32(rng.uniform(*SHIFT_HU)), np.ascontiguousarray(lung)
+        slices, padded = rng.uniform(*THICKNESS_MM) / spacing_mm[0], rng.random() < PADDED_PROBABILITY
+        hu, *others = (thicken(array, slices, padded) for array in (hu, *others))
+    return hu + np.float32(rng.uniform(*SHIFT_HU)), *others
 
 
 def denser(

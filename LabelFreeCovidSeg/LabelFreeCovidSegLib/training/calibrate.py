@@ -6,18 +6,18 @@ curve of others would look just as sound.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from LabelFreeCovidSegLib import device
-from LabelFreeCovidSegLib.inference import predict_tiles
-from LabelFreeCovidSegLib.methods import normnet
-from LabelFreeCovidSegLib.methods.normnet import Preset
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.training.crops import Lung, View, views
+from LabelFreeCovidSegLib.training.crops import Lung, Planted, View, views
+
+Score = Callable[[View], np.ndarray]
+"""What networks say of a view, (k, j, i) float32; larger is more abnormal."""
+Scored = tuple[np.ndarray, np.ndarray]
+"""The score of voxels, (n,) float32, and which of them are lesion, (n,) bool."""
 
 VIEWS = 48
 FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
@@ -26,30 +26,34 @@ KNOTS = 32
 BINS = 15
 
 
-def calibrate(networks: Sequence[nn.Module], preset: Preset, lung: Lung, progress: Progress) -> dict[str, Any]:
+def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> dict[str, Any]:
     """A curve from score to probability, and how far off score and probability are on views it was not fitted on.
+
+    Args:
+        score: of a view, by the networks that vote.
 
     Returns:
         `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
     """
-    fitted = scores(networks, preset, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
+    fitted = scores(score, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
+    return fit(fitted, scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
+
+
+def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
+    """The curve of `fitted` voxels, and how far off score and probability are on `checked` ones."""
     knots = curve(*fitted)
-    score, lesion = scores(networks, preset, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0))
+    score, lesion = checked
     after = np.interp(score, *np.transpose(knots))
     errors = {"before": expected_error(score, lesion), "after": expected_error(after, lesion)}
     return {"calibration": knots, "calibration_error": errors}
 
 
-def scores(
-    networks: Sequence[nn.Module], preset: Preset, crops: Sequence[View], progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """The score that the networks give each lung voxel of all crops, (n,) float32, and which are lesion, (n,) bool."""
-    compute = device.choose()
+def scores(score: Score, crops: Sequence[View], progress: Progress) -> Scored:
+    """The score of each lung voxel of all crops, (n,) float32, and which are lesion, (n,) bool."""
     found = []
     for number, view in enumerate(crops):
         progress(number / len(crops), "Calibrating")
-        probabilities = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
-        found.append(normnet.doubt(view.image, probabilities, view.lung, preset.spacing_mm)[view.lung])
+        found.append(score(view)[view.lung])
     return np.concatenate(found), np.concatenate([view.lesion[view.lung] for view in crops])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
 from LabelFreeCovidSegLib.progress import Progress
-from LabelFreeCovidSegLib.training.recipes import REGISTRY
+from LabelFreeCovidSegLib.training.recipes import CACHES, REGISTRY
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Steps = argparse._SubParsersAction  # argparse has no public name for it
@@ -35,7 +35,10 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
 
 def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
     prepare = steps.add_parser("prepare", help="turn scans into a compact cache")
-    _add_method(prepare)
+    prepare.add_argument(
+        "cache", choices=list(reversed(CACHES)), metavar="METHOD",
+        help=f"one of: {', '.join(reversed(CACHES))}",
+    )  # fmt: skip
     prepare.add_argument("lists", type=Path, nargs="+", metavar="list", help="TOML list of scans (docs/training.md)")
     prepare.add_argument("-o", "--out", type=Path, required=True, help="folder for the cache")
     prepare.add_argument("--root", type=Path, help="folder that the list's paths start from (default: the list's own)")
@@ -79,7 +82,7 @@ def _add_plan(parser: argparse.ArgumentParser, out: str) -> None:
 
 def _add_export(steps: Steps) -> argparse.ArgumentParser:
     export = steps.add_parser("export", help="turn runs into weights for segmenting")
-    export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`, one a voting network")
+    export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`: one, or one a voting network")
     export.add_argument("--cache", type=Path, required=True, help="the cache they were trained on")
     export.add_argument("-o", "--out", type=Path, help="model store (default: the program's)")
     export.add_argument("--version", required=True)
@@ -105,11 +108,12 @@ def run(arguments: argparse.Namespace, progress: Progress) -> str:
 def _prepare(arguments: argparse.Namespace, progress: Progress) -> str:
     from LabelFreeCovidSegLib.training import prepare, recipes, scanlist
 
-    preset = recipes.preset(arguments.method, arguments.preset)
+    method = recipes.CACHES[arguments.cache]
+    preset = recipes.preset(method, arguments.preset)
     listed = scanlist.read(*arguments.lists, root=arguments.root)
-    cache = prepare.prepare(arguments.method, preset, listed, arguments.out, progress)
+    cache = prepare.prepare(method, preset, listed, arguments.out, progress)
     blocks = sum(len(scan.blocks) for scan in cache.scans)
-    return f"{arguments.out}: {len(cache.scans)} scans in {blocks} blocks for {arguments.method}."
+    return f"{arguments.out}: {len(cache.scans)} scans in {blocks} blocks for {arguments.cache}."
 
 
 def _fit(arguments: argparse.Namespace, progress: Progress) -> str:

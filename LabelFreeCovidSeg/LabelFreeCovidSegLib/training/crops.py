@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from LabelFreeCovidSegLib.methods import normnet
-from LabelFreeCovidSegLib.methods.normnet import Preset
 from LabelFreeCovidSegLib.scan import AIR_HU
-from LabelFreeCovidSegLib.synthesis import synthesize
+from LabelFreeCovidSegLib.synthesis import LesionModel, synthesize
 from LabelFreeCovidSegLib.training.recipes import Arrays
 
 HEALTHY_EVERY = 3
@@ -69,7 +69,18 @@ class View:
     lung: np.ndarray
 
 
-def views(preset: Preset, lung: Lung, seed: int, count: int) -> list[View]:
+class Planted(Protocol):
+    """What of a preset decides its views."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]: ...
+    @property
+    def crop(self) -> tuple[int, int, int]: ...
+    @property
+    def lesions(self) -> LesionModel: ...
+
+
+def views(preset: Planted, lung: Lung, seed: int, count: int) -> list[View]:
     """`count` views of a scan, decided by `seed` alone; every third is healthy."""
     made = []
     for number in range(count):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.methods import cyclegan
+from LabelFreeCovidSegLib.methods.base import CLAHE256
 from LabelFreeCovidSegLib.methods.cyclegan import Preset
+from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.networks.patchgan import PatchGAN
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.training import lung_slices
@@ -159,7 +161,9 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
     """The lungs on a canvas, slice by slice, or whole slices for equalised pictures."""
-    return lung_slices.blocks(listed, preset)
+    if preset.domain == CLAHE256:
+        return lung_slices.whole_blocks(listed, preset.spacing_mm)
+    return lung_slices.blocks(listed, lambda scan, lungs: LungSlices.of(scan, lungs, preset.spacing_mm, preset.side))
 
 
 def calibrate(

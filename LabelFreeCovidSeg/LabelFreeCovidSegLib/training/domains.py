@@ -19,11 +19,11 @@ from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
 from LabelFreeCovidSegLib.lungs.planar import LEAST_SHARE
 from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.training import clahe
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
-from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 
@@ -87,34 +87,67 @@ def slice_blocks(listed: ListedScan, spacing_mm: Spacing, whole: bool = False) -
         spacing_mm: the working grid, along (k, j, i).
     """
     scan = read(listed.path)
-    first, hu, sides = chest(scan, find_lungs(scan, "classical").labels, spacing_mm, whole)
-    arrays = {"hu": hu}
+    return chest_blocks(listed, scan, find_lungs(scan, "classical").labels, spacing_mm, whole=whole)
+
+
+def chest_blocks(
+    listed: ListedScan,
+    scan: Scan,
+    lungs: np.ndarray,
+    spacing_mm: Spacing,
+    lesions: np.ndarray | None = None,
+    whole: bool = False,
+) -> list[dict[str, np.ndarray]]:
+    """As `slice_blocks`, of a scan that has been read.
+
+    Args:
+        lungs: (k, j, i) uint8 on the scan's grid, 1 right, 2 left.
+        lesions: (k, j, i) uint8 on the scan's grid, 1 ground glass, 2 consolidation, where they are known.
+    """
+    chest = Chest.of(scan, lungs, spacing_mm, whole)
+    sides = chest.labels(lungs)
+    arrays = {"hu": chest.hu(scan)}
     if whole:
         arrays["lungs"] = (sides > 0).astype(np.uint8)
     if not listed.covid:
         arrays["labels"] = known_lung(sides, SIDES[listed.lungs], spacing_mm)
-    parts = free_slices(listed, scan, first, len(hu), spacing_mm[0])
+    if lesions is not None:
+        arrays["labels"] += chest.labels(lesions) * (arrays["labels"] == LUNG)
+    parts = free_slices(listed, scan, chest.box[0].start, len(sides), spacing_mm[0])
     return [{name: array[part] for name, array in arrays.items()} for part in parts]
 
 
-def chest(
-    scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False
-) -> tuple[int, np.ndarray, np.ndarray]:
-    """The chest around the lungs, or `whole` slices, on the working grid.
+@dataclass(frozen=True)
+class Chest:
+    """The chest around the lungs, or whole slices.
 
-    Args:
-        lungs: (k, j, i) uint8, 1 right and 2 left lung.
-
-    Returns:
-        The scan's slice in which it begins, HU (k, j, i) int16, and the lungs.
+    Attributes:
+        box: where it lies in the scan. source: the scan's grid there. grid: the working grid there.
+        brightest_hu: kept of it.
     """
-    around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
-    box = bounding_box(lungs > 0, (0, *around))
-    source = scan.grid.covering(box, scan.grid.spacing_mm)
-    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
-    hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
-    rounded = 4 * np.round(np.clip(hu, AIR_HU, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU) / 4)
-    return box[0].start, rounded.astype(np.int16), resample(lungs[box], source, grid, nearest=True)
+
+    box: tuple[slice, ...]
+    source: Grid
+    grid: Grid
+    brightest_hu: float
+
+    @classmethod
+    def of(cls, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False) -> Chest:
+        """Find it by the lungs, (k, j, i) uint8 on the scan's grid."""
+        around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
+        box = bounding_box(lungs > 0, (0, *around))
+        source = scan.grid.covering(box, scan.grid.spacing_mm)
+        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+        return cls(box, source, grid, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU)
+
+    def hu(self, scan: Scan) -> np.ndarray:
+        """On the working grid, (k, j, i) int16."""
+        hu = resample(scan.hu[self.box], self.source, self.grid, outside=AIR_HU)
+        return (4 * np.round(np.clip(hu, AIR_HU, self.brightest_hu) / 4)).astype(np.int16)
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels (k, j, i) uint8 on the scan's grid, brought onto the working grid."""
+        return resample(labels[self.box], self.source, self.grid, nearest=True)
 
 
 def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -> np.ndarray:
@@ -142,9 +175,9 @@ def labelled(
     hu, labels = block["hu"][slab].astype(np.float32), block["labels"][slab]
     if rng.random() < DENSER_PROBABILITY:
         hu = denser(hu, labels == LUNG, spacing_mm, rng)
-    hu, lesions = infect(hu, labels == LUNG, spacing_mm, made)
+    ill = infect(hu, labels == LUNG, spacing_mm, np.random.default_rng(made))
     middle = k - slab.start
-    plane, classes = _seen(block, k, hu[middle], labels[middle] + lesions[middle], spacing_mm)
+    plane, classes = _seen(block, k, ill.hu[middle], labels[middle] + ill.classes[middle], spacing_mm)
     return varied(plane, classes, canvas, rng)
 
 
@@ -178,13 +211,18 @@ def varied(
     Returns:
         Image (j, i) float32 in [-1, 1], air around it, and labels.
     """
+    image, labels = framed(hu, labels, canvas, turned(rng))
+    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
+    return (2 * grey - 1).astype(np.float32), labels
+
+
+def turned(rng: np.random.Generator) -> np.ndarray:
+    """How a slice is turned, sheared, scaled and mirrored: 2 x 2, from what comes out (j, i) to what goes in."""
     angle = np.radians(rng.uniform(-VARIETY.turn_degrees, VARIETY.turn_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, 0.0], [rng.uniform(-VARIETY.shear, VARIETY.shear), 1.0]])
     size = np.diag([1.0, rng.choice([-1.0, 1.0])]) / rng.uniform(*VARIETY.size)
-    image, labels = framed(hu, labels, canvas, turn @ shear @ size)
-    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
-    return (2 * grey - 1).astype(np.float32), labels
+    return turn @ shear @ size
 
 
 def framed(

@@ -105,7 +105,7 @@ def fall_ill(
         if not (labels == side).any():
             continue
         box = bounding_box(labels == side, (2, 2, 2))
-        lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng)
+        lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng, CHANCES)
         if lung.chance(CHANCES.pushed):
             lung.give_way(toward=1 if side == RIGHT else -1)
         lung.breathe()
@@ -125,9 +125,10 @@ class Lung:
     """
 
     def __init__(
-        self, hu: np.ndarray, mask: np.ndarray, beside: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator
-    ) -> None:
-        self.hu, self.mask, self.mm, self.rng = hu.copy(), mask, spacing_mm, rng
+        self, hu: np.ndarray, mask: np.ndarray, beside: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator,
+        chances: Chances,
+    ) -> None:  # fmt: skip
+        self.hu, self.mask, self.mm, self.rng, self.chances = hu.copy(), mask, spacing_mm, rng, chances
         self.lost = np.zeros(mask.shape, bool)
         low, high = RIM_HU
         self.rim = ndimage.binary_dilation(mask, np.ones((3, 3, 3))) & beside & (hu > low) & (hu < high)
@@ -172,8 +173,8 @@ class Lung:
         border = [edge.max() * toward for n in np.unique(k) if (edge := i[(k == n) & (abs(j - row) < 3)] * toward).size]
         if not border:
             return
-        radius = float(np.exp(self.rng.uniform(*np.log(CHANCES.pushed_mm))))
-        column = np.median(border) + (self.rng.uniform(-1, 1) * CHANCES.pushed_off_mm) / self.mm[2]
+        radius = float(np.exp(self.rng.uniform(*np.log(self.chances.pushed_mm))))
+        column = np.median(border) + (self.rng.uniform(-1, 1) * self.chances.pushed_off_mm) / self.mm[2]
         bends = self.rng.uniform(-10, 10, (2, 2)) / self.mm[1:]
         along = np.linspace(-1, 1, self.mask.shape[0])
         middles = [c + b[0] * np.sin(np.pi * along) + b[1] * along for c, b in zip((row, column), bends.T, strict=True)]
@@ -182,7 +183,7 @@ class Lung:
         )
         blood = sigmoid((radius - np.hypot(y[:, :, None], x[:, None, :])) / 1.2) * self.where
         lost = self.mask & (blood > 0.5)
-        if lost.sum() > CHANCES.pushed_share * self.mask.sum():
+        if lost.sum() > self.chances.pushed_share * self.mask.sum():
             return
         self.hu += (blood * (self.tissue() + 5 * self.noise(15.0) - self.hu)).astype(np.float32)
         self.lost |= lost
@@ -192,29 +193,29 @@ class Lung:
     def breathe(self) -> None:
         """Less air in the lung, towards the back above all; or more of it where walls are destroyed."""
         air = np.clip(-self.hu / 1000, 0, 1) * self.mask
-        if self.chance(CHANCES.denser):
+        if self.chance(self.chances.denser):
             height = (1 - self.across[1]) / 2 * self.mask.shape[1] * self.mm[1]
-            added = self.draw(CHANCES.denser_hu) + self.draw(CHANCES.dependent_hu) * np.exp(
-                -height / self.draw(CHANCES.dependent_mm)
+            added = self.draw(self.chances.denser_hu) + self.draw(self.chances.dependent_hu) * np.exp(
+                -height / self.draw(self.chances.dependent_mm)
             )
             self.hu += (air * added * (1 + 0.2 * self.noise(25.0))).astype(np.float32)
-        if self.chance(CHANCES.emphysema):
-            holes = sigmoid(5 * (self.noise(self.draw(CHANCES.emphysema_mm)) - self.draw((0, 1.5))))
+        if self.chance(self.chances.emphysema):
+            holes = sigmoid(5 * (self.noise(self.draw(self.chances.emphysema_mm)) - self.draw((0, 1.5))))
             self.hu += (holes * air * (AIR_HU + 20 - self.hu) * 0.9).astype(np.float32)
 
     def sicken(self) -> None:
         """Ground glass first, then what is denser, fluid last."""
-        if self.chance(CHANCES.ground_glass):
+        if self.chance(self.chances.ground_glass):
             self.ground_glass()
-        if self.chance(CHANCES.patches):
-            self.consolidate(self.patchy(), self.draw(CHANCES.patches_share))
-        if self.chance(CHANCES.lobar):
-            self.consolidate(self.lobar(), self.draw(CHANCES.lobar_share))
-        if self.chance(CHANCES.segmental):
-            self.consolidate(self.segmental(), self.draw(CHANCES.segmental_share))
-        if self.chance(CHANCES.focal):
+        if self.chance(self.chances.patches):
+            self.consolidate(self.patchy(), self.draw(self.chances.patches_share))
+        if self.chance(self.chances.lobar):
+            self.consolidate(self.lobar(), self.draw(self.chances.lobar_share))
+        if self.chance(self.chances.segmental):
+            self.consolidate(self.segmental(), self.draw(self.chances.segmental_share))
+        if self.chance(self.chances.focal):
             self.focal()
-        if self.chance(CHANCES.effusion):
+        if self.chance(self.chances.effusion):
             self.effuse()
 
     def patchy(self) -> np.ndarray:
@@ -245,30 +246,34 @@ class Lung:
     def ground_glass(self) -> None:
         """More density than air, less than blood; vessels remain visible."""
         score = self.patchy()
-        part = sigmoid((score - self.cut(score, self.draw(CHANCES.ground_glass_share))) / self.draw((0.1, 0.6)))
-        added = self.draw(CHANCES.ground_glass_hu) * (1 + 0.15 * self.noise(8.0))
+        part = sigmoid((score - self.cut(score, self.draw(self.chances.ground_glass_share))) / self.draw((0.1, 0.6)))
+        added = self.draw(self.chances.ground_glass_hu) * (1 + 0.15 * self.noise(8.0))
         self.mix(part * np.clip(added / -LUNG_HU, 0, 1), 20.0)
 
     def consolidate(self, score: np.ndarray, share: float) -> None:
         """Airless lung as dense as soft tissue; smooth or ragged, with or without air left in lobules and bronchi."""
         score = score + self.draw((0.0, 0.3)) * float(score[self.mask].std()) * self.noise(8.0)
         part = sigmoid((score - self.cut(score, share)) / self.draw((0.02, 0.12)))
-        solid = self.tissue() if self.chance(CHANCES.like_neighbour) else self.draw(CHANCES.solid_hu)
+        self.mix(part, self.solid())
+
+    def solid(self) -> np.ndarray:
+        """The density of airless lung, (k, j, i) HU, with what air is left in it."""
+        solid = self.tissue() if self.chance(self.chances.like_neighbour) else self.draw(self.chances.solid_hu)
         density = solid + 5 * self.noise(15.0)
-        if self.chance(CHANCES.enhanced):
-            density = density + self.draw(CHANCES.enhanced_hu)
-        if self.chance(CHANCES.aerated):
-            lobules = sigmoid(4 * (self.noise(10.0) - 0.5)) * self.draw(CHANCES.aerated_share)
+        if self.chance(self.chances.enhanced):
+            density = density + self.draw(self.chances.enhanced_hu)
+        if self.chance(self.chances.aerated):
+            lobules = sigmoid(4 * (self.noise(10.0) - 0.5)) * self.draw(self.chances.aerated_share)
             density = density + lobules * (LUNG_HU - density)
-        if self.chance(CHANCES.bronchogram):
+        if self.chance(self.chances.bronchogram):
             density = density + self.bronchi() * (AIR_HU - density)
-        self.mix(part, density)
+        return density
 
     def tissue(self) -> float:
         """HU of the soft tissue beside the lung."""
         beside = self.hu[::2, ::2, ::2][~self.mask[::2, ::2, ::2]]
         beside = beside[(beside > 0) & (beside < 130)]
-        return float(np.median(beside)) if beside.size else float(np.mean(CHANCES.solid_hu))
+        return float(np.median(beside)) if beside.size else float(np.mean(self.chances.solid_hu))
 
     def bronchi(self) -> np.ndarray:
         """Share of air in voxels along thin branching lines, which are where two smooth fields are both near zero."""
@@ -281,11 +286,11 @@ class Lung:
         for _ in range(self.rng.integers(1, 4)):
             inside = np.argwhere(self.mask)
             distance = self.distance(inside[self.rng.integers(len(inside))])
-            radius = float(np.exp(self.rng.uniform(*np.log(CHANCES.focal_mm))))
+            radius = float(np.exp(self.rng.uniform(*np.log(self.chances.focal_mm))))
             outline = radius * (1 + 0.15 * self.noise(max(radius, 8.0))) - distance
             self.mix(sigmoid(outline / 1.2), self.draw((20.0, 90.0)))
-            if radius > CHANCES.cavity_from_mm and self.chance(CHANCES.cavity):
-                hole = sigmoid((outline - self.draw(CHANCES.cavity_wall_mm)) / 1.2) * self.mask
+            if radius > self.chances.cavity_from_mm and self.chance(self.chances.cavity):
+                hole = sigmoid((outline - self.draw(self.chances.cavity_wall_mm)) / 1.2) * self.mask
                 self.hu += (hole * (AIR_HU - self.hu)).astype(np.float32)
 
     def effuse(self) -> None:
@@ -293,11 +298,11 @@ class Lung:
         k, j, _ = self.across
         climbing = np.exp(-self.depth / 10.0)
         score = j - self.draw((0.0, 0.8)) * k + self.draw((0.1, 0.5)) * climbing + 0.05 * self.noise(40.0)
-        share = self.draw(CHANCES.effusion_share)
+        share = self.draw(self.chances.effusion_share)
         level = self.cut(score, share)
-        if self.chance(CHANCES.atelectasis):
-            pressed = self.cut(score, min(share + self.draw(CHANCES.atelectasis_share), 0.99))
-            self.mix(sigmoid((score - pressed) / 0.04), self.draw(CHANCES.atelectasis_hu) + 4 * self.noise(15.0))
+        if self.chance(self.chances.atelectasis):
+            pressed = self.cut(score, min(share + self.draw(self.chances.atelectasis_share), 0.99))
+            self.mix(sigmoid((score - pressed) / 0.04), self.draw(self.chances.atelectasis_hu) + 4 * self.noise(15.0))
         fluid = sigmoid((score - level) / 0.015) * self.where
-        self.hu += (fluid * (self.draw(CHANCES.fluid_hu) - self.hu)).astype(np.float32)
+        self.hu += (fluid * (self.draw(self.chances.fluid_hu) - self.hu)).astype(np.float32)
         self.lost |= self.mask & (fluid > 0.5)

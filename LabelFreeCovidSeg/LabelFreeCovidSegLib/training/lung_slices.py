@@ -1,4 +1,4 @@
-"""Healthy and infected lungs in slices, for the cycle-GAN.
+"""Healthy and infected lungs in slices, for the cycle-GAN and the anomaly detectors.
 
 All that happens to infected lungs happens to healthy ones: no discriminator shall find another difference than disease.
 Infected are scans of patients, wherever the disease may be in them, and near-healthy scans with synthetic lesions.
@@ -9,47 +9,75 @@ canvas or, for a preset that learns from equalised pictures (`clahe`), in whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from LabelFreeCovidSegLib.errors import TrainingError
-from LabelFreeCovidSegLib.lungs import find_lungs
+from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods.base import CLAHE256
-from LabelFreeCovidSegLib.methods.cyclegan import Preset
 from LabelFreeCovidSegLib.methods.slices import LungSlices
+from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU
-from LabelFreeCovidSegLib.training import clahe
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan
+from LabelFreeCovidSegLib.training import clahe, recipes
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.domains import chest
+from LabelFreeCovidSegLib.training.domains import BRIGHTEST_HU, Chest
 from LabelFreeCovidSegLib.training.healthy import free_slices
-from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from LabelFreeCovidSegLib.training.slabs import Lungs, Slab
 
 SLAB_MM = 36.0
-"""Lesions are drawn in slabs of at most this height, of which one slice is used: most of them hold a lesion."""
+"""Lesions are drawn in slabs of at most this height: most of them hold a lesion."""
 LEAST_LUNG = 0.01
 """Of a slice; with less there is nothing to learn from it."""
 REAL_SHARE = 0.5
 """Of infected slices that are of patients."""
 
 
-def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """Read a scan, put its lungs on the canvas or keep whole slices, and leave slices with focal findings out."""
+OnCanvas = Callable[[Scan, LungMask], LungSlices]
+"""How a method puts lungs on its canvas."""
+
+
+class Canvas(recipes.Preset, Protocol):
+    """A preset whose slices are square."""
+
+    @property
+    def side(self) -> int:
+        """Extent in pixels."""
+        ...
+
+
+def blocks(listed: ListedScan, on_canvas: OnCanvas) -> list[dict[str, np.ndarray]]:
+    """Read a scan, put its lungs on the canvas, and leave slices with focal findings out."""
     scan = read(listed.path)
-    # Not the lung network: a network must not learn from what another one made of these scans.
-    lungs = find_lungs(scan, "classical")
-    if preset.domain == CLAHE256:
-        first, hu, sides = chest(scan, lungs.labels, preset.spacing_mm, whole=True)
-    else:
-        work = LungSlices.of(scan, lungs, preset.spacing_mm, preset.side)
-        first, sides = work.box[0].start, work.sides
-        hu = (4 * np.round(np.clip(work.hu, AIR_HU, 1500.0) / 4)).astype(np.int16)
+    work = on_canvas(scan, _lungs(scan))
+    hu = (4 * np.round(np.clip(work.hu, AIR_HU, BRIGHTEST_HU) / 4)).astype(np.int16)
+    return _free(listed, scan, work.box[0].start, hu, work.sides, work.grid.spacing_mm[0])
+
+
+def whole_blocks(listed: ListedScan, spacing_mm: Lengths) -> list[dict[str, np.ndarray]]:
+    """Read a scan, keep whole slices for equalised pictures, and leave those with focal findings out."""
+    scan = read(listed.path)
+    lungs = _lungs(scan).labels
+    chest = Chest.of(scan, lungs, spacing_mm, whole=True)
+    return _free(listed, scan, chest.box[0].start, chest.hu(scan), chest.labels(lungs), spacing_mm[0])
+
+
+def _lungs(scan: Scan) -> LungMask:
+    """Not by the lung network: a network must not learn from what another one made of these scans."""
+    return find_lungs(scan, "classical")
+
+
+def _free(
+    listed: ListedScan, scan: Scan, first: int, hu: np.ndarray, sides: np.ndarray, step_mm: float
+) -> list[dict[str, np.ndarray]]:
+    """The blocks of slices without focal findings; the arguments are those of `healthy.free_slices`."""
     arrays = {"hu": hu, "ill" if listed.covid else "healthy": sides * np.isin(sides, SIDES[listed.lungs])}
-    parts = free_slices(listed, scan, first, len(hu), preset.spacing_mm[0])
+    parts = free_slices(listed, scan, first, len(hu), step_mm)
     cut = [{name: array[part] for name, array in arrays.items()} for part in parts]
     return [block for block in cut if any(block[kind].any() for kind in block.keys() - {"hu"})]
 
@@ -59,16 +87,17 @@ class Domains:
 
     Args:
         scans: the blocks of each.
+        slab_mm: height of the slabs that slices are taken from, at most.
 
     Raises:
         TrainingError: no near-healthy scan.
     """
 
-    def __init__(self, preset: Preset, scans: Sequence[Sequence[Arrays]]) -> None:
+    def __init__(self, preset: Canvas, scans: Sequence[Sequence[Arrays]], slab_mm: float = SLAB_MM) -> None:
         self.spacing_mm = preset.spacing_mm
-        self.height = round(SLAB_MM / preset.spacing_mm[0])
+        self.height = round(slab_mm / preset.spacing_mm[0])
         self.side = preset.side
-        self.equalised = preset.domain == CLAHE256
+        self.equalised = recipes.domain(preset) == CLAHE256
         self.healthy_scans = [Lungs.of(blocks, "healthy") for blocks in scans if "healthy" in blocks[0]]
         self.ill_scans = [Lungs.of(blocks, "ill") for blocks in scans if "ill" in blocks[0]]
         if not self.healthy_scans:
@@ -88,11 +117,20 @@ class Domains:
 
     def planted(self, seed: np.random.SeedSequence) -> Slab:
         """A slice of healthy lung with synthetic lesions; rarely, it was spared."""
+        return self._seen(one_slice(*self._planted(seed)))
+
+    def planted_slab(self, seed: np.random.SeedSequence) -> Slab:
+        """All of the slab, (k, j, i) in HU, that `planted` takes its slice from."""
+        slab, _ = self._planted(seed)
+        return slab
+
+    def _planted(self, seed: np.random.SeedSequence) -> tuple[Slab, np.random.Generator]:
+        """A slab, and what goes on drawing."""
         drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
         rng = np.random.default_rng(drawn)
         slab = self._slab(self.healthy_scans, rng)
-        hu, classes = infect(slab.hu, slab.lung, self.spacing_mm, made)
-        return self._seen(one_slice(Slab(hu, slab.lung, classes > 0), rng))
+        ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
+        return Slab(ill.hu, slab.lung, ill.classes > 0), rng
 
     def _slab(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
         lungs = scans[int(rng.integers(len(scans)))]

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from LabelFreeCovidSegLib import device
+from LabelFreeCovidSegLib.inference import predict_tiles
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.methods.normnet import Preset
 from LabelFreeCovidSegLib.progress import Progress
@@ -120,4 +122,10 @@ def calibrate(
     for network, state in zip(networks, states, strict=True):
         network.load_state_dict(state)
         network.eval()
-    return calibration.calibrate(networks, preset, Lung.of(judge), progress)
+    compute = device.choose()
+
+    def score(view: View) -> np.ndarray:
+        found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
+        return normnet.doubt(view.image, found, view.lung, preset.spacing_mm)
+
+    return calibration.calibrate(score, preset, Lung.of(judge), progress)

@@ -39,7 +39,9 @@ class CachedScan:
 
 @dataclass(frozen=True)
 class Cache:
-    """What `prepare` wrote: for which method, on which grid, of which scans, and for which kind of slices."""
+    """What `prepare` wrote: for which method or methods (`recipes.cache_of`), on which grid, of which scans, and for
+    which kind of slices.
+    """
 
     folder: Path
     method: str
@@ -94,8 +96,8 @@ def prepare(
         for file, block in zip(files, blocks, strict=True):
             _write(folder / file, block)
         cached.append(CachedScan(listed.name, listed.collection, listed.licence, files, listed.covid))
-    cache = Cache(folder, method, preset.spacing_mm, tuple(cached), recipes.domain(preset))
-    index = {"method": method, "spacing_mm": preset.spacing_mm, "domain": cache.domain}
+    cache = Cache(folder, recipes.cache_of(method), preset.spacing_mm, tuple(cached), recipes.domain(preset))
+    index = {"method": cache.method, "spacing_mm": preset.spacing_mm, "domain": cache.domain}
     index |= {"scans": [asdict(scan) for scan in cache.scans]}
     write_atomically(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     return cache
@@ -108,18 +110,19 @@ def _write(path: Path, block: Arrays) -> None:
 
 
 def open_cache(folder: Path, method: str) -> Cache:
-    """The cache in `folder`. Raises `TrainingError` where there is none, or one of another method."""
+    """The cache in `folder`. Raises `TrainingError` where there is none, or one that `method` can't learn from."""
+    wanted = recipes.cache_of(method)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         scans = tuple(CachedScan(**{**row, "blocks": tuple(row["blocks"])}) for row in index["scans"])
         cache = Cache(folder, index["method"], tuple(index["spacing_mm"]), scans, index.get("domain", HU))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{folder}: not a cache of prepared scans ({error!r}). Run `train prepare {method}` first."
+            f"{folder}: not a cache of prepared scans ({error!r}). Run `train prepare {wanted}` first."
         ) from error
-    if cache.method != method:
+    if cache.method != wanted:
         raise TrainingError(
             f"{folder}: prepared for {cache.method}, not for {method}. "
-            f"Run `train prepare {method}` into another folder."
+            f"Run `train prepare {wanted}` into another folder."
         )
     return cache

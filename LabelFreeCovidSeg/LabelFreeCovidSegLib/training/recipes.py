@@ -6,7 +6,7 @@ checkpoints, leaving scans out, exporting and the command line are there already
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -56,7 +56,7 @@ def domain(preset: Preset) -> str:
 
 
 class Recipe(Protocol):
-    """What a module of `REGISTRY` holds.
+    """What a line of `REGISTRY` leads to: mostly a module.
 
     Attributes:
         PRESETS: by name; the first is the default.
@@ -105,19 +105,58 @@ class Recipe(Protocol):
 
 REGISTRY = {
     "normnet": "LabelFreeCovidSegLib.training.normnet",
+    "opacitynet": "LabelFreeCovidSegLib.training.opacitynet",
+    "opacitynet2d": "LabelFreeCovidSegLib.training.opacitynet2d",
+    "opacitynet_clahe": "LabelFreeCovidSegLib.training.opacitynet_clahe",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
     "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",
     "uda": "LabelFreeCovidSegLib.training.uda",
+    "source-only": "LabelFreeCovidSegLib.training.adaptation.source_only",
+    "target-only": "LabelFreeCovidSegLib.evaluation.target_only",
+    "minent": "LabelFreeCovidSegLib.training.adaptation.minent",
+    "advent": "LabelFreeCovidSegLib.training.adaptation.advent",
+    "intrada": "LabelFreeCovidSegLib.training.adaptation.intrada",
+    "self-ensembling": "LabelFreeCovidSegLib.training.adaptation.self_ensembling",
+    "ssl": "LabelFreeCovidSegLib.training.adaptation.ssl",
+    "ae": "LabelFreeCovidSegLib.training.anomaly:AE",
+    "vae": "LabelFreeCovidSegLib.training.anomaly:VAE",
+    "vae-spatial": "LabelFreeCovidSegLib.training.anomaly:VAE_SPATIAL",
+    "vae-original": "LabelFreeCovidSegLib.training.anomaly:VAE_ORIGINAL",
+    "context-vae": "LabelFreeCovidSegLib.training.anomaly:CONTEXT_VAE",
+    "constrained-vae": "LabelFreeCovidSegLib.training.anomaly:CONSTRAINED_VAE",
+    "gmvae": "LabelFreeCovidSegLib.training.anomaly:GMVAE",
+    "bayesian-vae": "LabelFreeCovidSegLib.training.anomaly:BAYESIAN_VAE",
+    "kl-grad": "LabelFreeCovidSegLib.training.anomaly:KL_GRAD",
+    "vae-restoration": "LabelFreeCovidSegLib.training.anomaly:VAE_RESTORATION",
+    "f-anogan": "LabelFreeCovidSegLib.training.anomaly:F_ANOGAN",
 }
-"""Name on the command line -> module; imported only when it is asked for."""
+"""Name on the command line -> module, or module:name of what stands in it; imported only when it is asked for."""
+
+VOTING = ("normnet", "opacitynet", "opacitynet2d", "opacitynet_clahe")
+"""Methods whose networks vote if there are several. Of all others, one run is the method."""
 
 
 def recipe(method: str) -> Recipe:
     """The recipe of a method. Raises `TrainingError` for a name that is not in the registry."""
     if method not in REGISTRY:
         raise TrainingError(f"'{method}' can't be trained. Choose one of: {', '.join(REGISTRY)}.")
-    return cast(Recipe, importlib.import_module(REGISTRY[method]))
+    return cast(Recipe, pkgutil.resolve_name(REGISTRY[method]))
+
+
+def refuse_vote(method: str, runs: int) -> None:
+    """Raise `TrainingError` for several runs of a method whose networks do not vote."""
+    if runs > 1 and method not in VOTING:
+        raise TrainingError(f"Networks of {method} do not vote, and {runs} runs were given. Give one.")
+
+
+def cache_of(method: str) -> str:
+    """The name of the cache that a method learns from: methods whose recipes stand in one module share its."""
+    return REGISTRY[method].partition(":")[0].rpartition(".")[2]
+
+
+CACHES = {cache_of(method): method for method in reversed(REGISTRY)}
+"""Name of a cache, as `train prepare` takes it -> one of the methods that learn from it."""
 
 
 def preset(method: str, name: str | None = None) -> Any:

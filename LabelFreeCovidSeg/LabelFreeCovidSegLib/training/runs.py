@@ -106,7 +106,7 @@ def train(
     if (cache.spacing_mm, cache.domain) != (preset.spacing_mm, domain):
         raise TrainingError(
             f"{cache.folder}: prepared at {cache.spacing_mm} mm for {cache.domain}, but preset '{preset.name}' works "
-            f"at {preset.spacing_mm} mm on {domain}. Run `train prepare {plan.method} --preset {preset.name}` into "
+            f"at {preset.spacing_mm} mm on {domain}. Run `train prepare {cache.method} --preset {preset.name}` into "
             "another folder."
         )
     recipe = plan.recipe(cache)
@@ -130,7 +130,8 @@ def export(
     """Put the networks of runs that differ in their seed alone into a model store, to vote.
 
     Raises:
-        TrainingError: a run that is not at its end, or that differs in more than its seed.
+        TrainingError: a run that is not at its end, or that differs in more than its seed; or several of a method whose
+            networks do not vote.
     """
     finished = [finished_run(folder) for folder in folders]
     recipe = {**finished[0].recipe, "seed": None}
@@ -144,6 +145,7 @@ def export(
     if cache.without([*recipe["without"], *filter(None, [recipe["hold_out"]])]) != recipe["scans"]:
         raise TrainingError(f"{cache_folder}: not the cache that {folders[0]} was trained on. Name that one.")
     module = recipes.recipe(method)
+    recipes.refuse_vote(method, len(folders))
     states = {
         f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": shipped(run, module.SHIPS) for run in finished
     }

@@ -22,7 +22,7 @@ from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
-from LabelFreeCovidSegLib.training.opacities import infect
+from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 
@@ -76,7 +76,7 @@ class Lungs:
         """A slab of random height at a random place, of one lung or both, mirrored or not; nothing above and below."""
         block = rng.choice(len(self.shares), p=self.shares)
         hu, sides = self.hu[block], self.sides[block]
-        height = min(int(rng.integers(int(LOWEST * canvas[0]), canvas[0] + 1)), len(hu))
+        height = min(int(rng.integers(max(int(LOWEST * canvas[0]), 1), canvas[0] + 1)), len(hu))
         middle = int(rng.choice(np.flatnonzero(sides.any(axis=(1, 2)))))
         first = int(np.clip(middle - height // 2, 0, len(hu) - height))
         lower = int(rng.integers(canvas[0] - height + 1))
@@ -124,8 +124,8 @@ class Domains:
         """A slab of healthy lung with synthetic lesions."""
         drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
         slab = self.healthy(drawn)
-        hu, classes = infect(slab.hu, slab.lung, self.spacing_mm, made)
-        return Slab(hu, slab.lung, classes > 0)
+        ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
+        return Slab(ill.hu, slab.lung, ill.classes > 0)
 
     def _draw(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
         slab = scans[int(rng.integers(len(scans)))].draw(self.canvas, rng)

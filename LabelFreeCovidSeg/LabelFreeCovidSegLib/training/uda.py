@@ -46,7 +46,7 @@ class SourceOnly:
         self.sources = [Slices.of(blocks) for blocks in train if "labels" in blocks[0]]
         if not self.sources:
             raise TrainingError("There is no near-healthy scan to learn from. List one without `covid = true`.")
-        self.views = views(preset, judge) if judge else []
+        self.views = self._views(judge) if judge else []
         self.networks: dict[str, nn.Module] = {
             "extractor": Extractor(preset.channels),
             "classifier": Classifier(preset.channels, CLASSES),
@@ -62,23 +62,33 @@ class SourceOnly:
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """`source` (1, j, i) float32 and its `labels` (j, i) uint8."""
-        image, labels = labelled(_one_of(self.sources, seed), self.preset.spacing_mm, self.preset.canvas, seed)
+        image, labels = self.labelled(one_of(self.sources, seed), seed)
         return {"source": image[None], "labels": labels}
+
+    def labelled(self, slices: Slices, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray]:
+        """A slice with lesions that are known: (j, i) float32 in [-1, 1], and its class labels (j, i) uint8."""
+        return labelled(slices, self.preset.spacing_mm, self.preset.canvas, seed)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """What f and c make of slices (batch, 1, j, i): class scores (batch, 4, j, i)."""
+        return self.networks["classifier"](self.networks["extractor"](images))
+
+    def segmentation(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """`segmentation_loss` with the preset's weights."""
+        return segmentation_loss(scores, labels, self.preset.class_weights)
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One update of f and c."""
-        f, c = self.networks["extractor"], self.networks["classifier"]
-        loss = segmentation_loss(c(f(batch["source"])), batch["labels"])
+        loss = self.segmentation(self.scores(batch["source"]), batch["labels"])
         update("segmenter", loss)
         return {"segmentation": loss}
 
     def validate(self) -> float:
         """Mean Dice of lung, ground glass and consolidation, all views of the held-out scan taken together."""
-        f, c = self.networks["extractor"], self.networks["classifier"]
-        device = next(f.parameters()).device
+        device = next(self.networks["extractor"].parameters()).device
         both, either = np.zeros(CLASSES), np.zeros(CLASSES)
         for image, labels in self.views:
-            found = c(f(torch.from_numpy(image[None, None]).to(device))).argmax(dim=1)[0].cpu().numpy()
+            found = self.scores(torch.from_numpy(image[None, None]).to(device)).argmax(dim=1)[0].cpu().numpy()
             for label in range(CLASSES):
                 one, other = found == label, labels == label
                 known = labels != UNKNOWN
@@ -86,18 +96,43 @@ class SourceOnly:
                 either[label] += np.count_nonzero(one & known) + np.count_nonzero(other)
         return float(np.mean(2 * both[uda.LUNG :] / np.maximum(either[uda.LUNG :], 1)))
 
+    def _views(self, judge: Sequence[Arrays]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Slices of the held-out scan with lesions and their labels, always the same ones."""
+        if "labels" not in judge[0]:
+            raise TrainingError("A patient's scan has no labels to judge by. Hold out a near-healthy scan.")
+        slices = Slices.of(judge)
+        return [self.labelled(slices, np.random.SeedSequence([VIEW_SEED, number])) for number in range(VIEWS)]
 
-class Adapted(SourceOnly):
-    """f and c taught on the source domain while g and d make them see the target domain alike."""
+
+class BothDomains(SourceOnly):
+    """f and c taught on the source domain, and slices of the target domain beside it.
+
+    Raises:
+        TrainingError: no near-healthy scan, or none of a patient.
+    """
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         super().__init__(preset, train, judge)
         self.targets = [Slices.of(blocks) for blocks in train if "labels" not in blocks[0]]
         if not self.targets:
             raise TrainingError(
-                "There is no scan of a patient to adapt to. List one with `covid = true`, or choose the preset "
-                f"'{preset.name}-source-only'."
+                "There is no scan of a patient to adapt to. List one with `covid = true`, or train `source-only`."
             )
+
+    def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
+        """As of the source domain, and `target` (1, j, i) float32 from any scan of the other."""
+        return super().sample(seed, share) | {"target": self.target(child(seed, 1))}
+
+    def target(self, seed: np.random.SeedSequence) -> np.ndarray:
+        """A slice of a patient, (1, j, i) float32."""
+        return unlabelled(one_of(self.targets, seed), self.preset.spacing_mm, self.preset.canvas, seed)[None]
+
+
+class Adapted(BothDomains):
+    """f and c taught on the source domain while g and d make them see the target domain alike."""
+
+    def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
+        super().__init__(preset, train, judge)
         self.networks |= {
             "generator": Generator(preset.channels),
             "discriminator": Discriminator(preset.critic_width),
@@ -113,12 +148,6 @@ class Adapted(SourceOnly):
         rate = self.preset.critic_rate * fall(share)
         return super().learning_rates(share) | {"discriminator": rate, "generator": rate}
 
-    def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
-        """As of the source domain, and `target` (1, j, i) float32 from any scan of the other."""
-        other = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 1))
-        image = unlabelled(_one_of(self.targets, other), self.preset.spacing_mm, self.preset.canvas, other)
-        return super().sample(seed, share) | {"target": image[None]}
-
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One update of d, then of g, then of f and c."""
         f, c, g, d = (self.networks[name] for name in ("extractor", "classifier", "generator", "discriminator"))
@@ -132,38 +161,21 @@ class Adapted(SourceOnly):
         update("generator", loss_g)
         # Forward again: d and g are other ones now, and f shall learn.
         from_source, from_target = f(source), f(target)
-        segmentation = segmentation_loss(c(from_source), batch["labels"])
+        segmentation = self.segmentation(c(from_source), batch["labels"])
         crossing = crossing_loss(d, g(from_source), g(from_target))
         update("segmenter", segmentation + crossing_weight(self.preset.alpha) * crossing)
         return {"segmentation": segmentation, "crossing": crossing, "generator": loss_g, "discriminator": loss_d}
 
 
-def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
+def segmentation_loss(scores: Tensor, labels: Tensor, class_weights: Sequence[float]) -> Tensor:
     """Mean cross-entropy of class scores (batch, 4, j, i) with labels (batch, j, i), where these are known."""
-    return functional.cross_entropy(scores.float(), labels.long(), ignore_index=UNKNOWN)
+    weights = torch.tensor(class_weights, device=scores.device)
+    return functional.cross_entropy(scores.float(), labels.long(), weights, ignore_index=UNKNOWN)
 
 
 def fall(share: float) -> float:
     """What is left of a learning rate when `share` of the iterations is done."""
     return DROP ** int(share * DROPS + 1e-9)
-
-
-def views(preset: Preset, judge: Sequence[Arrays]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Slices of the held-out scan with lesions and their labels, always the same ones."""
-    if "labels" not in judge[0]:
-        raise TrainingError("A patient's scan has no labels to judge by. Hold out a near-healthy scan.")
-    slices = Slices.of(judge)
-    seeds = (np.random.SeedSequence([VIEW_SEED, number]) for number in range(VIEWS))
-    return [labelled(slices, preset.spacing_mm, preset.canvas, seed) for seed in seeds]
-
-
-def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> SourceOnly:
-    """New networks and everything the loop needs to train them.
-
-    Raises:
-        TrainingError: no near-healthy scan to train on or to judge by, or none of a patient to adapt to.
-    """
-    return (Adapted if preset.alpha else SourceOnly)(preset, train, judge)
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
@@ -178,9 +190,18 @@ def calibrate(
     return {}
 
 
-def _one_of(domain: Sequence[Slices], seed: np.random.SeedSequence) -> Slices:
+def one_of(domain: Sequence[Slices], seed: np.random.SeedSequence) -> Slices:
+    """The slices of any scan of a domain."""
     return domain[int(np.random.default_rng(seed).integers(len(domain)))]
+
+
+def child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """A seed for something else of the same sample."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
 
 
 def _adam(*networks: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam([p for network in networks for p in network.parameters()])
+
+
+trainee = Adapted

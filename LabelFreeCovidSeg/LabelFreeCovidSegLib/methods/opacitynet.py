@@ -1,0 +1,156 @@
+"""OpacityNet (ours): lesions, and what only looks like them, named by one network that has seen painted pneumonia.
+
+NormNet (Yao et al., see `methods.normnet`) asks a network what is healthy, because one that is asked for painted
+lesions learns their texture by heart; the price is a post-processing that is not sharp and misses what is faint.
+OpacityNet asks for both at once: each voxel is lesion, bright healthy tissue (vessel, airway wall), or neither. To name
+the healthy part it must know anatomy; to name the lesion it must have seen what takes the air's place. Against learning
+by heart, there are many patterns of pneumonia (`training.pneumonia`), painted before the picture goes through another
+scanner, and lesions of another make decide when to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
+from LabelFreeCovidSegLib.postprocess import Lengths
+from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, LesionModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.res_unet import ResUNet
+
+CARD = Card(
+    name="opacitynet",
+    title="OpacityNet",
+    summary="A network that learned, from healthy lungs with painted pneumonia of many patterns, to tell lesions from "
+    "vessels and other bright healthy tissue.",
+    citation="LabelFreeCovidSeg: OpacityNet. The idea of naming healthy tissue is that of Yao Q, Xiao L, Liu P, Zhou "
+    "SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. IEEE Trans Med Imaging 2021;40(10):2808-2819. "
+    "doi:10.1109/TMI.2021.3066161",
+    networks=("opacitynet",),
+    picture_mm=24.0,
+)
+
+BRIGHT_HEALTHY, OPACITY = 1, 2
+CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A grid, a network and how it is trained.
+
+    Attributes:
+        spacing_mm: working grid along (k, j, i).
+        crop: extent in voxels (k, j, i) of a training crop and of an inference tile.
+        channels: widths of the residual U-Net.
+        cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
+        lesions: those that choose and calibrate the network; it does not learn from them.
+    """
+
+    name: str
+    spacing_mm: Lengths
+    crop: tuple[int, int, int]
+    channels: tuple[int, ...]
+    batch: int
+    iterations: int
+    learning_rate: float
+    cooldown: float
+    lesions: LesionModel = WITH_CONSOLIDATION
+
+
+PRESETS = {
+    "small": Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), batch=4, iterations=1500,
+                    learning_rate=3e-3, cooldown=0.8),
+}  # fmt: skip
+
+LESION_PROBABILITY = 0.5
+"""From here on a voxel is lesion: the networks' mean of it."""
+LEAST_ML = 0.05
+"""A smaller piece is noise: a ball of 4.6 mm."""
+
+
+def outline(probability: np.ndarray, spacing_mm: Lengths) -> np.ndarray:
+    """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, and large enough."""
+    likely = probability > LESION_PROBABILITY
+    pieces, _ = ndimage.label(likely)
+    volumes_ml = np.bincount(pieces.ravel()) * float(np.prod(spacing_mm)) / 1000.0
+    return likely & (volumes_ml >= LEAST_ML)[pieces]
+
+
+class OpacityNet:
+    """Trained networks whose probabilities are averaged.
+
+    Args:
+        networks: in evaluation mode.
+        preset: what they were trained with.
+        weights: how the report names them.
+        calibration: of their probability, as measured on lesions of another make; without it, it is given as it is.
+    """
+
+    card = CARD
+
+    def __init__(
+        self, networks: Sequence[nn.Module], preset: Preset, weights: str, calibration: Calibration = ()
+    ) -> None:
+        self.networks = tuple(networks)
+        self.preset = preset
+        self.weights = weights
+        self.calibration = calibration
+
+    def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
+        """Outline the lesions of one scan."""
+        from LabelFreeCovidSegLib.inference import predict_tiles
+
+        progress(0.0, "Preparing the lungs")
+        work = Working.of(scan, lungs, self.preset.spacing_mm)
+        shares = np.linspace(0.05, 0.85, len(self.networks) + 1)
+        found = [
+            predict_tiles(network, work.intensity, work.lung, self.preset.crop, compute, part(progress, start, stop))
+            for network, (start, stop) in zip(self.networks, pairwise(shares), strict=True)
+        ]
+        progress(0.85, "Outlining lesions")
+        probability = np.mean(found, axis=0) * work.lung
+        kept = outline(probability, work.grid.spacing_mm)
+        # The outline runs where the probability on the scan's own grid passes the threshold: a mask that was made on
+        # the working grid would come out in steps.
+        dropped = (probability > LESION_PROBABILITY) & ~kept
+        lesion = work.paste(np.where(dropped, 0.0, probability), lungs) > LESION_PROBABILITY
+        if self.calibration:
+            probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32)
+        score = work.paste(probability * work.lung, lungs)
+        return Prediction(lesion.astype(np.uint8), score, calibrated=bool(self.calibration))
+
+
+def build(preset: Preset) -> ResUNet:
+    """An untrained network of a preset: class 0 the rest, `BRIGHT_HEALTHY`, `OPACITY`."""
+    from LabelFreeCovidSegLib.networks.res_unet import ResUNet
+
+    return ResUNet(preset.channels, out_channels=CLASSES)
+
+
+def load(store: Path | None = None) -> OpacityNet:
+    """The method with the weights that ship, or with those in another store.
+
+    Raises:
+        WeightsError: they are missing, damaged, or do not fit this network.
+    """
+    from LabelFreeCovidSegLib import weights
+
+    entry, states = weights.load(CARD.name, store)
+    preset = PRESETS[entry.recipe["preset"]]
+    networks = [weights.fill(build(preset), state, entry).eval() for state in states]
+    return OpacityNet(networks, preset, entry.label, entry.recipe.get("calibration", ()))

@@ -1,0 +1,155 @@
+"""OpacityNet for single slices: the idea of `methods.opacitynet` where there is no neighbouring slice to look at.
+
+Pictures in publications and public collections are slices without Hounsfield units. What can be calibrated
+(`anchors`) is given as HU; what was equalised place by place can't be, and has networks of its own that have learned
+from slices that went through the same steps (`opacitynet_clahe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.normnet import Calibration, window
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY
+from LabelFreeCovidSegLib.methods.slices import LungSlices
+from LabelFreeCovidSegLib.postprocess import Lengths
+from LabelFreeCovidSegLib.progress import Progress
+from LabelFreeCovidSegLib.scan import Scan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
+
+CARD = Card(
+    name="opacitynet2d",
+    title="OpacityNet for slices",
+    summary="OpacityNet's idea slice by slice, for pictures: a network that learned from painted pneumonia to tell "
+    "lesions from vessels and other bright healthy tissue.",
+    citation="LabelFreeCovidSeg: OpacityNet. The idea of naming healthy tissue is that of Yao Q, Xiao L, Liu P, Zhou "
+    "SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. IEEE Trans Med Imaging 2021;40(10):2808-2819. "
+    "doi:10.1109/TMI.2021.3066161",
+    networks=("opacitynet2d",),
+    picture_mm=0.0,
+)
+
+SLICES = 16
+"""Slices that go through a network together."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A grid, a network and how it is trained.
+
+    Attributes:
+        spacing_mm: working grid along (k, j, i). k is that of the training slices; a scan is segmented in it too.
+        side: of the square canvas, in pixels.
+        widths: of the U-Net.
+        batch: stacks an iteration. slices: of each stack.
+        cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
+        equalised: trained on pictures that were equalised place by place.
+    """
+
+    name: str
+    spacing_mm: Lengths
+    side: int
+    widths: tuple[int, ...]
+    batch: int
+    slices: int
+    iterations: int
+    learning_rate: float
+    cooldown: float
+    equalised: bool = False
+
+
+SMALL = Preset("small", (3.0, 1.5, 1.5), 192, (16, 32, 64, 96, 128), batch=2, slices=4, iterations=1200,
+               learning_rate=3e-3, cooldown=0.8)  # fmt: skip
+PRESETS = {"small": SMALL}
+
+
+class OpacityNet2D:
+    """Trained networks whose probabilities are averaged, slice by slice.
+
+    Args:
+        networks: in evaluation mode; (n, 2, j, i) -> (n, 3, j, i).
+        preset: what they were trained with.
+        weights: how the report names them.
+        card: of the method that they belong to.
+        calibration: of their probability; without it, it is given as it is.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], preset: Preset, weights: str, card: Card = CARD,
+        calibration: Calibration = (),
+    ) -> None:  # fmt: skip
+        self.networks = tuple(networks)
+        self.preset = preset
+        self.weights = weights
+        self.card = card
+        self.calibration = calibration
+
+    def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
+        """Outline the lesions of one scan or slice."""
+        progress(0.0, "Preparing the lungs")
+        work = LungSlices.of(scan, lungs, self.preset.spacing_mm, self.preset.side)
+        shown = seen(window(work.hu), work.lung)
+        probability = np.empty(work.hu.shape, np.float32)
+        for start in range(0, len(shown), SLICES):
+            progress(start / len(shown), "Finding lesions")
+            several = slice(start, start + SLICES)
+            found = [probabilities(network, shown[several], compute) for network in self.networks]
+            probability[several] = np.mean(found, axis=0)
+        probability *= work.lung
+        lesion = work.paste(probability, lungs) > LESION_PROBABILITY
+        if self.calibration:
+            probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
+        return Prediction(lesion.astype(np.uint8), work.paste(probability, lungs), calibrated=bool(self.calibration))
+
+
+def seen(intensity: np.ndarray, lung: np.ndarray) -> np.ndarray:
+    """What a network sees of slices (k, j, i): (k, 2, j, i) float32, intensity in the lungs and the lungs."""
+    return np.stack([intensity * lung, lung.astype(np.float32)], axis=1)
+
+
+def probabilities(network: nn.Module, shown: np.ndarray, compute: Compute) -> np.ndarray:
+    """Probability of lesion in slices (k, 2, j, i) float32; (k, j, i) float32."""
+    import torch
+
+    device = torch.device(compute.device)
+    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
+    with torch.inference_mode(), lowered:
+        scores = network.to(device)(torch.from_numpy(shown).to(device))
+        return scores.float().softmax(dim=1)[:, OPACITY].cpu().numpy()
+
+
+def build(preset: Preset) -> SliceUNet:
+    """An untrained network of a preset: class 0 the rest, `BRIGHT_HEALTHY`, `OPACITY`."""
+    from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
+
+    return SliceUNet(preset.widths, in_channels=2, out_channels=CLASSES)
+
+
+def load(store: Path | None = None) -> OpacityNet2D:
+    """The method with the weights that ship, or with those in another store. Raises `WeightsError` as `restored`."""
+    return restored(CARD, PRESETS["small"], store)
+
+
+def restored(card: Card, preset: Preset, store: Path | None) -> OpacityNet2D:
+    """The method that `card` describes.
+
+    Raises:
+        WeightsError: weights are missing, damaged, or do not fit this network.
+    """
+    from LabelFreeCovidSegLib import weights
+
+    entry, states = weights.load(card.name, store)
+    networks = [weights.fill(build(preset), state, entry).eval() for state in states]
+    return OpacityNet2D(networks, preset, entry.label, card, entry.recipe.get("calibration", ()))

@@ -1,0 +1,133 @@
+"""The recipe of OpacityNet: crops of healthy lung, fresh pneumonia each time, seen through another scanner.
+
+The network learns from one family of lesions (`training.pneumonia`) and is chosen, stopped and calibrated on another
+(`synthesis`, NormNet's), in a scan that it never learns from: a network that has begun to know the textures of its own
+lesions by heart gets worse there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from LabelFreeCovidSegLib import device
+from LabelFreeCovidSegLib.inference import predict_tiles
+from LabelFreeCovidSegLib.methods import normnet, opacitynet
+from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY, Preset
+from LabelFreeCovidSegLib.progress import Progress
+from LabelFreeCovidSegLib.training import calibrate as calibration
+from LabelFreeCovidSegLib.training.augment import another_breath, another_scanner
+from LabelFreeCovidSegLib.training.crops import Lung, View, views
+from LabelFreeCovidSegLib.training.healthy import healthy_blocks
+from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
+from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
+
+PRESETS = opacitynet.PRESETS
+CITATION = opacitynet.CARD.citation
+EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness up to 8 mm; lungs found beforehand."
+SHIPS = ("network",)
+VIEWS = 24
+VIEW_SEED = 20_261_121
+"""Of the views that choose the checkpoint."""
+
+
+def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+    """What is healthy of a scan's lungs."""
+    refuse_patient(listed)
+    return healthy_blocks(listed, preset.spacing_mm, normnet.BRIGHT_HU)
+
+
+def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> OpacityNetTrainee:
+    """One OpacityNet, ready to train."""
+    return OpacityNetTrainee(preset, train, judge)
+
+
+class OpacityNetTrainee:
+    """One OpacityNet in training.
+
+    Args:
+        train: the blocks of each scan.
+        judge: those of the held-out scan; empty where `validate` is not needed.
+    """
+
+    def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
+        from monai.losses import DiceCELoss
+
+        self.preset = preset
+        self.scans = [Lung.of(blocks) for blocks in train]
+        self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
+        self.networks: dict[str, nn.Module] = {"network": opacitynet.build(preset)}
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam with its default settings."""
+        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
+
+    def learning_rates(self, share: float) -> dict[str, float]:
+        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
+        return {"network": self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)}
+
+    def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
+        """One crop: `image` (1, k, j, i) float32 and its classes as `target` (1, k, j, i) uint8."""
+        rng = np.random.default_rng(seed)
+        spacing = self.preset.spacing_mm
+        hu, lung = self.scans[rng.integers(len(self.scans))].draw(self.preset.crop, rng)
+        hu, lung = another_breath(hu, lung, spacing, rng)
+        hu, lung = np.ascontiguousarray(hu), np.ascontiguousarray(lung)
+        bright = (hu >= normnet.BRIGHT_HU).astype(np.float32)
+        made = infect(hu, lung, spacing, rng)
+        hu, ill, bright = another_scanner((made.hu, made.ill, bright), spacing, rng)
+        target = np.where(ill > VISIBLE, OPACITY, np.where(bright > 0.5, BRIGHT_HEALTHY, 0)) * lung
+        return {"image": (normnet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}
+
+    def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
+        """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesion voxels."""
+        scores = self.networks["network"](batch["image"])
+        target = batch["target"]
+        with torch.no_grad():
+            found, lesion = scores.argmax(dim=1, keepdim=True) == OPACITY, target == OPACITY
+            hit = (found & lesion).sum()
+            sensitivity, precision = hit / lesion.sum().clamp_min(1), hit / found.sum().clamp_min(1)
+        loss = self.loss(scores.float(), target)
+        update("network", loss)
+        return {"loss": loss, "sensitivity": sensitivity, "precision": precision}
+
+    def validate(self) -> float:
+        """Dice of foreign lesions, all views of the held-out scan taken together."""
+        both = either = 0
+        for view in self.views:
+            probability = opacity(self.networks["network"], view)
+            found = opacitynet.outline(probability, self.preset.spacing_mm) & view.lung
+            both += int((found & view.lesion).sum())
+            either += int(found.sum() + view.lesion.sum())
+        return 2.0 * both / max(either, 1)
+
+
+def opacity(network: nn.Module, view: View) -> np.ndarray:
+    """Probability of lesion, (k, j, i) float32, on whatever device `network` is."""
+    where = next(network.parameters()).device
+    scores = network(torch.from_numpy(view.image[None, None]).to(where))
+    return scores.float().softmax(dim=1)[0, OPACITY].cpu().numpy()
+
+
+def calibrate(
+    preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
+) -> dict[str, Any]:
+    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
+    networks = [opacitynet.build(preset) for _ in states]
+    for network, state in zip(networks, states, strict=True):
+        network.load_state_dict(state)
+        network.eval()
+    compute = device.choose()
+
+    def score(view: View) -> np.ndarray:
+        found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
+        return np.mean(found, axis=0)
+
+    return calibration.calibrate(score, preset, Lung.of(judge), progress)

@@ -1,0 +1,192 @@
+"""OpacityNet for slices: what a picture does to a slice, what the network is shown, what is made of its answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.methods import base, normnet, opacitynet2d, opacitynet_clahe
+from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY
+from LabelFreeCovidSegLib.methods.opacitynet2d import OpacityNet2D, seen
+from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
+from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.scan import Grid, Scan
+from LabelFreeCovidSegLib.training import opacitynet2d as recipe
+from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, developed, photographed, turned
+from torch import nn
+
+MM = (3.0, 3.0, 3.0)
+SMALL = replace(opacitynet2d.SMALL, spacing_mm=MM, side=96, widths=(4, 8, 8), batch=2, slices=3)
+CLAHE = replace(SMALL, equalised=True)
+STILL = replace(
+    recipe.PICTURES, turn_degrees=0.0, size=(1.0, 1.0), noise_hu=(0, 0), sharpness=(0, 0), windowed=0.0, scale=(1, 1),
+    shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0),
+)  # fmt: skip
+
+
+def chest():
+    """Two lungs with a vessel each in soft tissue: HU (k, j, i) and lung."""
+    k, j, i = np.ogrid[-12:12, -25:25, -38:38]
+    lung = np.zeros((24, 50, 76), bool)
+    hu = np.full(lung.shape, 40.0, np.float32)
+    for side in (-19, 19):
+        lung |= (j / 20) ** 2 + ((i - side) / 14) ** 2 + 0 * k <= 1
+    hu[lung] = -850
+    hu[np.broadcast_to((j**2 + (abs(i) - 19) ** 2 <= 4) & (k < 99), hu.shape)] = 30
+    return hu, lung
+
+
+def block():
+    hu, lung = chest()
+    return {"hu": hu.astype(np.int16), "labels": lung.astype(np.uint8)}
+
+
+def test_a_picture_that_nothing_happens_to_is_the_windowed_slice(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", STILL)
+    hu, lung = chest()
+    rng = np.random.default_rng(0)
+    np.testing.assert_allclose(developed(hu[3], lung[3], SMALL, rng), normnet.window(hu[3]), atol=1e-6)
+
+
+def test_a_wrong_calibration_keeps_the_order_of_densities(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", replace(STILL, scale=(0.9, 0.9), shift_hu=(30, 30)))
+    hu, lung = chest()
+    made = developed(hu[3], lung[3], SMALL, np.random.default_rng(0))
+    expected = normnet.window(np.array(-1000 + 0.9 * 150 + 30, np.float32))
+    np.testing.assert_allclose(made[lung[3] & (hu[3] == -850)], expected, atol=1e-5)
+
+
+def test_what_lies_beyond_the_window_of_a_picture_is_lost(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", replace(STILL, windowed=1.0, darkest_hu=(-700, -700), brightest_hu=(0, 0)))
+    hu, lung = chest()
+    made = developed(hu[3], lung[3], SMALL, np.random.default_rng(0))
+    assert np.unique(made).tolist() == pytest.approx([100 / 900, 800 / 900])
+
+
+def test_an_equalised_picture_stretches_what_is_nearly_even(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", STILL)
+    hu, lung = chest()
+    hu = np.pad(hu[3], ((103, 103), (90, 90)), constant_values=-1000)
+    lung = np.pad(lung[3], ((103, 103), (90, 90)))
+    hu = hu + np.random.default_rng(1).normal(0, 20, hu.shape).astype(np.float32)
+    plain = (hu - hu.min()) / (hu.max() - hu.min())
+    equalised = developed(hu.copy(), lung, CLAHE, np.random.default_rng(0))
+    air = lung & (hu < -700)
+    assert equalised.shape == (256, 256)
+    assert equalised[air].std() > 2 * plain[air].std()
+
+
+def test_lungs_lesions_and_density_move_together(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", replace(recipe.PICTURES, around_mm=(0, 0)))
+    hu, lung = chest()
+    for seed in range(4):
+        density, moved = turned((hu[3], lung[3].astype(np.float32)), SMALL, np.random.default_rng(seed))
+        dark = (density < -400) & (density > -950)
+        both = dark & (moved > 0.5)
+        assert 2 * both.sum() / (dark.sum() + (moved > 0.5).sum()) > 0.9
+        assert 0.5 * lung[3].sum() < (moved > 0.5).sum() < 1.8 * lung[3].sum()
+
+
+def test_targets_name_lesions_and_bright_healthy_tissue(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", STILL)
+    monkeypatch.setattr(recipe, "BORDER_LEVEL", (0.5, 0.5))
+    hu, lung = chest()
+    ill = np.zeros(hu.shape, np.float32)
+    ill[:, 20:30, 10:18] = 1
+    ill *= lung
+    ill_hu = np.where(ill > 0, np.maximum(hu, -300), hu).astype(np.float32)
+    stack = photographed(ill_hu, hu, lung, ill, SMALL, np.random.default_rng(0))
+    assert stack.shown.shape == (3, 2, 96, 96)
+    for shown, target in zip(stack.shown, stack.target, strict=True):
+        assert (target == OPACITY).sum() == pytest.approx((ill[0] > 0).sum(), rel=0.1)
+        assert (target == BRIGHT_HEALTHY).any()
+        assert not target[shown[1] == 0].any()
+        assert (shown[0][target == OPACITY] > 0.5).mean() > 0.9
+
+
+def test_a_sample_is_decided_by_its_seed():
+    made = OpacityNet2DTrainee(SMALL, [[block()]])
+    first, again, other = (made.sample(np.random.SeedSequence(seed), 0.0) for seed in (1, 1, 2))
+    for name in ("shown", "target"):
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["shown"] != other["shown"]).any()
+
+
+class Dense(nn.Module):
+    """A stand-in for a network: lung above an intensity is lesion with a probability of 0.9."""
+
+    def __init__(self, above):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.above = above
+
+    def forward(self, x):
+        image = x[:, :1]
+        odds = torch.where(image > self.above, float(np.log(9)), -9.0)
+        return torch.cat((torch.zeros_like(image), torch.full_like(image, -30.0), odds), dim=1)
+
+
+def test_the_held_out_scan_tells_a_network_that_sees_from_one_that_does_not():
+    made = OpacityNet2DTrainee(SMALL, [[block()]], [block()])
+    scores = []
+    for above in (2.0, 0.4):
+        made.networks = {"network": Dense(above)}
+        scores.append(made.validate())
+    assert scores[0] == 0
+    assert scores[1] > 0.3
+
+
+def test_one_iteration_lowers_the_loss_on_the_same_batch():
+    torch.manual_seed(0)
+    made = OpacityNet2DTrainee(SMALL, [[block()]])
+    sample = made.sample(np.random.SeedSequence(0), 0.0)
+    batch = {name: torch.from_numpy(array)[None] for name, array in sample.items()}
+    (optimizer,) = made.optimizers().values()
+    losses = []
+
+    def update(name, loss):
+        losses.append(float(loss))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(8):
+        made.step(batch, 0.0, update)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_lesions_are_outlined_where_they_lie_in_the_scan(count):
+    grid = Grid(size=(90, 70, count), spacing=(2.0, 2.0, 2.0), origin=(5, 6, 7), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lungs = np.zeros((count, 70, 90), np.uint8)
+    lungs[:, 10:60, 10:80] = 1
+    ball = np.zeros(lungs.shape, bool)
+    ball[:, 20:40, 30:50] = True
+    hu = np.where(ball, -300.0, -850.0).astype(np.float32)
+    model = OpacityNet2D([Dense(0.3)], replace(opacitynet2d.SMALL, side=128), "stub")
+    found = model.predict(Scan(hu, grid, grid, "made up"), LungMask(lungs, "given"), Compute("cpu", "float32"), silent)
+    assert 2 * (found.lesion & ball).sum() / (found.lesion.sum() + ball.sum()) > 0.95
+    assert not found.lesion[lungs == 0].any()
+    assert found.score[count // 2, 30, 40] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_networks_see_lung_and_nothing_else():
+    shown = seen(np.full((2, 4, 4), 0.7, np.float32), np.eye(4, dtype=bool)[None].repeat(2, 0))
+    assert shown.shape == (2, 2, 4, 4)
+    assert np.unique(shown[:, 0]).tolist() == pytest.approx([0, 0.7])
+    np.testing.assert_array_equal(shown[:, 0] > 0, shown[:, 1] > 0)
+
+
+def test_the_network_keeps_the_extents_and_refuses_odd_ones():
+    network = SliceUNet((4, 8, 8), 2, 3)
+    assert network(torch.zeros(1, 2, 8, 12)).shape == (1, 3, 8, 12)
+    with pytest.raises(ValueError, match="divisible by 4"):
+        network(torch.zeros(1, 2, 8, 10))
+
+
+def test_equalised_pictures_have_a_method_of_their_own():
+    assert opacitynet_clahe.CARD.domain == base.CLAHE256
+    assert opacitynet2d.CARD.domain == base.HU
+    assert opacitynet_clahe.PRESETS["small"].equalised
