@@ -39,6 +39,10 @@ EQUALISED_SPREAD = 0.22
 """Of tissue's grey, between its quartiles and in units of the anchors' distance: 0.10 to 0.19 in the middle of windowed
 sets, 0.26 to 0.38 in the middle of equalised ones."""
 
+EQUALISED_HU = (-800.0, 100.0)
+"""What greys 0 and 255 of an equalised picture are handed on as: the range in which every method tells densities apart.
+Training on such pictures uses the same."""
+
 LUNGS_WIDTH_MM = 265.0
 """Both lungs of an adult, from side to side where they are widest."""
 LARGEST_FIELD_MM = 400.0
@@ -116,6 +120,12 @@ def calibrate(grey: np.ndarray, lungs: np.ndarray, name: str) -> Calibration:
             "uses for lungs. Give a slice in a lung window."
         )
     return Calibration(found.dark, found.dark_grey, found.dark_hu, bright, TISSUE_HU, spread, _doubts(found))
+
+
+def of_equalised(grey: np.ndarray) -> np.ndarray:
+    """Greys of a picture that can't be calibrated in the place of HU, float32 of the same shape: see `EQUALISED_HU`."""
+    low, high = EQUALISED_HU
+    return np.float32(low) + grey * np.float32((high - low) / 255)
 
 
 def pixel_mm(lungs: np.ndarray) -> float:

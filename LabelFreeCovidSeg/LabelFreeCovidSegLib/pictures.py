@@ -53,8 +53,14 @@ class Picture:
         """
         pixels = self.grey if grey is None else grey
         image = sitk.GetImageFromArray(pixels[None].astype(np.float32))
-        image.SetDirection(np.transpose([*(AXES[letter] for letter in orientation), (0.0, 0.0, 1.0)]).ravel())
+        image.SetDirection(direction(orientation))
         return Scan.from_image(image, self.name)
+
+
+def direction(orientation: str) -> tuple[float, ...]:
+    """The direction, as of `scan.Grid`, of slices that lie in one of `ORIENTATIONS`."""
+    axes = [*(AXES[letter] for letter in orientation), (0.0, 0.0, 1.0)]
+    return tuple(cosine for row in zip(*axes, strict=True) for cosine in row)
 
 
 def find(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib import __version__, device, quantify
 from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
 from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
@@ -59,7 +60,7 @@ class Result:
 def segment(
     scan: Scan,
     method: str = "normnet",
-    lungs: str | Path = "lungnet",
+    lungs: str | Path | LungMask = "lungnet",
     device_name: str = "auto",
     precision: str = "auto",
     progress: Progress = silent,
@@ -69,7 +70,7 @@ def segment(
     Args:
         scan: from `read.read` or `Scan.from_image`.
         method: a name of `methods.base.REGISTRY`, or several joined by "+": their consensus.
-        lungs: as for `lungs.find_lungs`.
+        lungs: as for `lungs.find_lungs`, or the mask itself.
         device_name: one of `device.DEVICES`. Out of CUDA memory, the network is run again on the CPU, and the result
             says so.
         precision: one of `device.PRECISIONS`.
@@ -80,8 +81,13 @@ def segment(
     clock = _Clock()
     compute = device.choose(device_name, precision)
     model = base.load(method)
+    if model.card.domain not in (base.HU, base.ANY):
+        raise LabelFreeCovidSegError(
+            f"The weights {model.weights} were trained on locally equalised pictures, not on Hounsfield units. Take "
+            "them for such pictures (`segment --slices FOLDER --equalised`), or choose another method."
+        )
     clock.lap("start")
-    lung_mask = find_lungs(scan, lungs, part(progress, 0.0, 0.4))
+    lung_mask = lungs if isinstance(lungs, LungMask) else find_lungs(scan, lungs, part(progress, 0.0, 0.4))
     clock.lap("lungs")
     prediction, compute, retried = predict(model, scan, lung_mask, compute, part(progress, 0.4, 0.9))
     clock.lap("lesions")

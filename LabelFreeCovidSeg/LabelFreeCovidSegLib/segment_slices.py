@@ -8,21 +8,19 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib import anchors, device, output, pictures, pipeline, report
-from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, OutputError, ScanError
-from LabelFreeCovidSegLib.lungs import LungMask, planar
-from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report
+from LabelFreeCovidSegLib.errors import LungError, OutputError
 from LabelFreeCovidSegLib.methods import base
+from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
 from LabelFreeCovidSegLib.pictures import Picture
-from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.progress import part
 from LabelFreeCovidSegLib.scan import Scan
 from LabelFreeCovidSegLib.session import Session
 
@@ -40,16 +38,6 @@ COLUMNS = (
     "picture", "state", "lesion_percent", "lung_pixels", "lesion_pixels", "lungs", "pixel_mm", "dark_anchor",
     "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "tissue_spread", "warnings",
 )  # fmt: skip
-DONE, WITHOUT_LUNGS, NOT_CALIBRATED = "done", "no lungs", "not calibrated"
-"""States of a picture. Of one without lungs the mask is empty; one that is not calibrated has none."""
-
-EQUALISED_HU = (-800.0, 100.0)
-"""What greys 0 and 255 of an equalised picture are handed on as: the range in which every method tells densities apart.
-Training on such pictures uses the same."""
-
-
-SLICE_MM = 1.5
-"""Distance of the slices of a stack."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +62,6 @@ class Choices:
     precision: str = "auto"
 
 
-@dataclass(frozen=True, eq=False)
-class Outlined:
-    """What one picture came to.
-
-    Attributes:
-        lungs, lesion: (rows, columns) bool, as in the file; `lesion` is None if the picture could not be calibrated.
-        guessed: further `COLUMNS` by name.
-    """
-
-    picture: Picture
-    state: str
-    lungs: np.ndarray
-    lesion: np.ndarray | None
-    guessed: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """The picture's line in the table."""
-        lung = int(np.count_nonzero(self.lungs))
-        row: dict[str, Any] = {"picture": self.picture.name, "state": self.state, "lung_pixels": lung}
-        if self.lesion is not None:
-            lesion = int(np.count_nonzero(self.lesion))
-            row |= {"lesion_pixels": lesion, "lesion_percent": round(100 * lesion / lung, 2) if lung else 0.0}
-        return row | dict(self.guessed) | {"warnings": list(self.warnings)}
-
-
 def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Segment the pictures of a folder and put the results into `out`, all or none.
 
@@ -117,7 +79,7 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
     output.check_folder(out)
     _check_replaceable(out, folder)
-    model = load(choices.method, choices.equalised)
+    model = picture_pipeline.load(choices.method, choices.equalised)
     compute = device.choose(choices.device, choices.precision)
     progress(0.01, "Reading the pictures")
     files = pictures.find(folder)
@@ -130,9 +92,16 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
         rows = []
         for number, file in enumerate(files):
             its_part = part(progress, 0.05 + 0.9 * number / len(files), 0.05 + 0.9 * (number + 1) / len(files))
-            outlined, compute = segment(pictures.read(file), model, choices, compute, its_part)
-            _write_pictures(outlined, staged)
-            rows.append(outlined.row())
+            picture = pictures.read(file)
+            upright = picture.upright(choices.orientation)
+            lungs = _given_lungs(picture, choices.lungs)
+            if lungs is not None:
+                lungs = picture.upright(choices.orientation, lungs).hu[0] > 0
+            outlined, compute = picture_pipeline.outline(
+                upright, model, compute, lungs, choices.pixel_mm, choices.equalised, its_part
+            )
+            _write_pictures(picture, outlined, upright, staged)
+            rows.append(_row(picture, outlined))
         warnings = _of_all(rows, model.card)
         made_with = {
             "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
@@ -155,72 +124,14 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     return rows, warnings
 
 
-def load(method: str, equalised: bool) -> base.Method:
-    """A method that can work on single pictures of this kind.
-
-    Raises:
-        LabelFreeCovidSegError: it needs neighbouring slices, or its weights were trained on the other kind.
-    """
-    if base.card(method).picture_mm is None:
-        able = ", ".join(name for name in base.REGISTRY if base.card(name).picture_mm is not None)
-        raise LabelFreeCovidSegError(
-            f"{base.card(method).title} looks at neighbouring slices, which single pictures do not have. "
-            f"Choose one of: {able}."
-        )
-    model = base.load(method)
-    if equalised and model.card.domain != base.CLAHE256:
-        raise LabelFreeCovidSegError(
-            f"The weights {model.weights} were trained on Hounsfield units. Locally equalised pictures have none and "
-            "can't be given any; weights that were trained on such pictures are needed. Or give the pictures as they "
-            "were before, or the CT."
-        )
-    if not equalised and model.card.domain != base.HU:
-        raise LabelFreeCovidSegError(
-            f"The weights {model.weights} were trained on locally equalised pictures. Say --equalised if yours are, or "
-            "choose another method."
-        )
-    return model
-
-
-def segment(
-    picture: Picture, model: base.Method, choices: Choices, compute: Compute, progress: Progress = silent
-) -> tuple[Outlined, Compute]:
-    """Outline the lesions in one picture.
-
-    Returns:
-        What was found, and what it was computed on.
-    """
-    upright = picture.upright(choices.orientation)
-    given = _given_lungs(picture, choices.lungs)
-    if given is None:
-        lungs, source = planar.find(upright.hu[0]), "found in the picture"
-    else:
-        lungs, source = picture.upright(choices.orientation, given).hu[0] > 0, "given"
-    in_file = _as_in_file(lungs, upright)
-    guessed: dict[str, Any] = {"lungs": source}
-    if not lungs.any():
-        why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
-        return Outlined(picture, WITHOUT_LUNGS, in_file, np.zeros_like(in_file), guessed, (why,)), compute
-    guessed["pixel_mm"] = round(choices.pixel_mm or anchors.pixel_mm(lungs), 3)
-    warnings: tuple[str, ...] = ()
-    if choices.equalised:
-        low, high = EQUALISED_HU
-        hu = low + upright.hu * np.float32((high - low) / 255)
-    else:
-        try:
-            line = anchors.calibrate(upright.hu[0], lungs, picture.name)
-        except ScanError as error:
-            return Outlined(picture, NOT_CALIBRATED, in_file, None, guessed, (str(error),)), compute
-        hu, warnings = line.hu(upright.hu), line.warnings
-        low, high = (round(end) for end in line.window_hu)
-        guessed |= {
-            "dark_anchor": line.dark, "dark_grey": round(line.dark_grey, 1), "tissue_grey": round(line.tissue_grey, 1),
-            "window_low_hu": low, "window_high_hu": high, "tissue_spread": round(line.spread, 3),
-        }  # fmt: skip
-    scan, mask = _stack(upright, hu, lungs, source, guessed["pixel_mm"], model.card.picture_mm or 0.0)
-    prediction, compute, retried = pipeline.predict(model, scan, mask, compute, progress)
-    lesion = _as_in_file(prediction.lesion[len(scan.hu) // 2] > 0, upright)
-    return Outlined(picture, DONE, in_file, lesion, guessed, warnings + prediction.warnings + retried), compute
+def _row(picture: Picture, outlined: Outlined) -> dict[str, Any]:
+    """The picture's line in the table."""
+    lung = int(np.count_nonzero(outlined.lungs))
+    row: dict[str, Any] = {"picture": picture.name, "state": outlined.state, "lung_pixels": lung}
+    if outlined.state != NOT_CALIBRATED:
+        lesion = 0 if outlined.found is None else int(np.count_nonzero(outlined.found.lesion))
+        row |= {"lesion_pixels": lesion, "lesion_percent": round(100 * lesion / lung, 2) if lung else 0.0}
+    return row | dict(outlined.guessed) | {"warnings": list(outlined.warnings)}
 
 
 def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
@@ -237,38 +148,10 @@ def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
     )
 
 
-def _sides(lungs: np.ndarray) -> np.ndarray:
-    """(1, j, i) uint8: 1 right, 2 left of the middle of the lungs, which is all that methods need to know here."""
-    columns = np.flatnonzero(lungs.any(axis=0))
-    right = np.arange(lungs.shape[1]) < (columns[0] + columns[-1] + 1) / 2
-    return np.where(lungs, np.where(right, RIGHT, LEFT), 0).astype(np.uint8)[None]
-
-
-def _stack(
-    upright: Scan, hu: np.ndarray, lungs: np.ndarray, source: str, pixel_mm: float, thickness_mm: float
-) -> tuple[Scan, LungMask]:
-    """A picture in HU (1, j, i) and its lungs (j, i), repeated to a stack of a thickness, at least once."""
-    count = max(1, round(thickness_mm / SLICE_MM))
-    size = (hu.shape[2], hu.shape[1], count)
-    grid = replace(upright.grid, size=size, spacing=(pixel_mm, pixel_mm, SLICE_MM))
-    scan = Scan(np.repeat(hu.astype(np.float32), count, axis=0), grid, grid, upright.name)
-    return scan, LungMask(np.repeat(_sides(lungs), count, axis=0), source)
-
-
-def _as_in_file(mask: np.ndarray, upright: Scan) -> np.ndarray:
-    """An upright mask (j, i) bool turned back, (rows, columns) bool."""
-    return sitk.GetArrayFromImage(upright.native_image(mask[None].astype(np.uint8)))[0] > 0
-
-
 def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ...]:
     """What holds for the pictures together."""
     spreads = [row["tissue_spread"] for row in rows if "tissue_spread" in row]
-    found = []
-    if card.picture_mm:
-        found.append(
-            f"{card.title} learned from whole scans and saw each picture as a stack of itself, so vessels looked like "
-            "sheets to it. Prefer the CT where there is one."
-        )
+    found = [note] if (note := picture_pipeline.repeats(card)) else []
     if spreads and np.median(spreads) >= anchors.EQUALISED_SPREAD:
         found.append(
             "Soft tissue is so uneven in these pictures that they may have been equalised place by place (CLAHE). If "
@@ -277,12 +160,13 @@ def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ..
     return tuple(found)
 
 
-def _write_pictures(outlined: Outlined, folder: Path) -> None:
-    name = f"{outlined.picture.stem}.png"
-    grey, lungs, lesion = outlined.picture.grey, outlined.lungs, outlined.lesion
+def _write_pictures(picture: Picture, outlined: Outlined, upright: Scan, folder: Path) -> None:
+    name = f"{picture.stem}.png"
+    lungs = _as_in_file(outlined.lungs, upright)
     written = {LUNGS: _black_and_white(lungs)}
-    if lesion is not None:
-        written |= {MASKS: _black_and_white(lesion), OVERLAYS: report.outlines(grey, lungs, lesion)}
+    if outlined.state != NOT_CALIBRATED:
+        lesion = np.zeros_like(lungs) if outlined.found is None else _as_in_file(outlined.found.lesion, upright)
+        written |= {MASKS: _black_and_white(lesion), OVERLAYS: report.outlines(picture.grey, lungs, lesion)}
     for kind, pixels in written.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         image = sitk.GetImageFromArray(pixels, isVector=pixels.ndim == 3)
@@ -290,6 +174,11 @@ def _write_pictures(outlined: Outlined, folder: Path) -> None:
             sitk.WriteImage(image, str(folder / kind / name), useCompression=True)
         except RuntimeError as error:
             raise OSError(f"{name} could not be written completely") from error
+
+
+def _as_in_file(mask: np.ndarray, upright: Scan) -> np.ndarray:
+    """An upright mask (1, j, i) uint8 turned back, (rows, columns) bool."""
+    return sitk.GetArrayFromImage(upright.native_image(mask))[0] > 0
 
 
 def _black_and_white(mask: np.ndarray) -> np.ndarray:

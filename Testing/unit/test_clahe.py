@@ -1,8 +1,16 @@
-"""The steps of clahe256 on slices whose outcome can be told beforehand."""
+"""The steps of clahe256 on slices whose outcome can be told beforehand, and what methods are shown of them."""
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
-from LabelFreeCovidSegLib.training.clahe import clahe256
+import torch
+from LabelFreeCovidSegLib import picture_pipeline
+from LabelFreeCovidSegLib.device import Compute
+from LabelFreeCovidSegLib.methods import uda
+from LabelFreeCovidSegLib.pictures import Picture
+from LabelFreeCovidSegLib.training.clahe import clahe256, seen
+from slice_pictures import chest_slice
 
 RNG = np.random.default_rng(0)
 
@@ -45,3 +53,38 @@ def test_the_lungs_come_along_a_quarter_of_a_pixel_wide():
 
 def test_a_slice_of_one_density_is_black():
     assert not clahe256(np.full((100, 100), -1000.0), np.zeros((100, 100), bool))[0].any()
+
+
+# What a method is shown
+
+
+class Recorder(torch.nn.Module):
+    """Finds nothing, and keeps what it was shown."""
+
+    def forward(self, slices):
+        self.shown = slices[0, 0].numpy()
+        return torch.zeros(len(slices), 4, *slices.shape[2:])
+
+
+def test_training_shows_what_a_picture_in_a_folder_comes_to():
+    chest = chest_slice()
+    grey, lung = clahe256(chest.hu, chest.lung)
+    recorder, preset = Recorder(), replace(uda.PRESETS["small-clahe256"], canvas=(16, 16))
+    model = uda.DomainAdaptation(recorder, preset, "none")
+    upright = Picture("a.png", grey).upright("LP")
+    picture_pipeline.outline(upright, model, Compute(), lung, equalised=True)
+    (image,) = seen(chest.hu, chest.lung, preset.spacing_mm[1], uda.AROUND_MM)
+    shown = recorder.shown[np.ix_(*((recorder.shown > -1).any(axis=axis) for axis in (1, 0)))]  # without the canvas
+    assert np.abs(np.subtract(image.shape, shown.shape)).max() <= 1
+    both = tuple(slice(0, min(sides)) for sides in zip(image.shape, shown.shape, strict=True))
+    assert np.abs(uda.window(image)[both] - shown[both]).mean() < 0.02
+
+
+def test_labels_go_where_the_slice_goes():
+    chest = chest_slice()
+    labels = chest.lung + 2 * (chest.lesion & chest.lung).astype(np.uint8)
+    image, moved = seen(chest.hu, chest.lung, 1.5, 20.0, labels)
+    assert (image.shape, image.dtype, moved.dtype) == (moved.shape, np.float32, np.uint8)
+    assert set(np.unique(moved)) == {0, 1, 3}
+    healthy, ill, beside = (np.median(image[moved == label]) for label in (1, 3, 0))
+    assert healthy < ill < beside

@@ -223,12 +223,14 @@ def test_lungs_wider_than_the_canvas_are_shrunk_and_never_cut():
     assert "wider than 128 mm" in found.warnings[0]
 
 
-def test_weights_from_a_store_make_the_method(tmp_path, monkeypatch):
-    monkeypatch.setitem(cyclegan.PRESETS, "tiny", TINY)
+@pytest.mark.parametrize("domain", ["hu", "clahe256"])
+def test_weights_from_a_store_make_the_method(tmp_path, monkeypatch, domain):
+    monkeypatch.setitem(cyclegan.PRESETS, "tiny", replace(TINY, domain=domain))
     entry = store.Entry("cyclegan", "1", {}, {"preset": "tiny"}, [], "CC BY-NC 4.0", False, "", "")
     network = cyclegan.build(TINY)
     weights.store_entry(entry, {"a.safetensors": network.state_dict()}, tmp_path)
     model = cyclegan.load(tmp_path)
     assert model.weights.startswith("cyclegan 1 (")
+    assert model.card.domain == domain
     assert not model.generator.training
     torch.testing.assert_close(model.generator.state_dict(), network.state_dict(), atol=1e-3, rtol=1e-2)

@@ -5,16 +5,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
+from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import cyclegan
 from LabelFreeCovidSegLib.methods.cyclegan import Preset
-from LabelFreeCovidSegLib.training import cycle, loop, runs
+from LabelFreeCovidSegLib.training import cycle, loop, lung_slices, runs
 from LabelFreeCovidSegLib.training import cyclegan as recipe
 from LabelFreeCovidSegLib.training.cycle import History, generated, judging_loss
 from LabelFreeCovidSegLib.training.cyclegan import CycleGANTrainee, shifted
 from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
-from LabelFreeCovidSegLib.training.lung_slices import Domains
+from LabelFreeCovidSegLib.training.lung_slices import Domains, placed
+from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from torch import nn
 
 SIDE = 64
@@ -343,3 +346,65 @@ def test_the_published_weights_of_the_losses():
     assert (cycle.CYCLE_WEIGHT, cycle.IDENTITY_WEIGHT) == (10, 5)
     paper = cyclegan.PRESETS["paper"]
     assert (paper.history, paper.batch, paper.learning_rate, paper.spacing_mm) == (50, 1, 2e-4, (1.0, 1.0, 1.0))
+
+
+# Equalised pictures
+
+EQUALISED = replace(TINY, domain="clahe256")
+
+
+def whole(kind="healthy", hu=-860):
+    """As `block`, in whole slices of another size: a body in air."""
+    margin = ((0, 0), (16, 16), (22, 22))
+    small = block(kind, hu)
+    body = np.pad(np.pad(small["hu"], ((0, 0), (6, 6), (8, 8)), constant_values=40), ((0, 0), (10, 10), (14, 14)),
+                  constant_values=-1000)  # fmt: skip
+    return {"hu": body, kind: np.pad(small[kind], margin)}
+
+
+def test_for_equalised_pictures_whole_slices_are_cached(tmp_path, monkeypatch):
+    made_up, path = {name: np.tile(array, (2, 1, 1)) for name, array in whole().items()}, tmp_path / "ct.nii.gz"
+    image = sitk.GetImageFromArray(made_up["hu"])
+    image.SetSpacing((3.0, 3.0, 4.0))
+    sitk.WriteImage(image, path)
+    monkeypatch.setattr(lung_slices, "find_lungs", lambda scan, way: LungMask(made_up["healthy"], way))
+    (patient,) = recipe.blocks(ListedScan("a", path, lungs="right", covid=True), EQUALISED)
+    (there,) = recipe.blocks(ListedScan("a", path), EQUALISED)
+    assert (set(there), set(patient)) == ({"hu", "healthy"}, {"hu", "ill"})
+    np.testing.assert_array_equal(there["hu"], made_up["hu"])
+    np.testing.assert_array_equal(patient["ill"], there["healthy"] * (there["healthy"] == 1))
+
+
+def test_slices_of_equalised_pictures_lie_on_the_canvas_with_their_lungs_in_the_middle():
+    domains = Domains(EQUALISED, [[whole()], [whole("ill", hu=-700)]])
+    for draw in (domains.healthy, domains.infected, domains.planted):
+        for one, again in zip(map(draw, seeds(4)), map(draw, seeds(4)), strict=True):
+            np.testing.assert_array_equal(one.hu, again.hu)
+            assert one.hu.shape == one.lung.shape == one.lesion.shape == (1, SIDE, SIDE)
+            assert not (one.lesion & ~one.lung).any()
+            for axis in (1, 2):
+                there = np.flatnonzero(one.lung.any(axis=(0, 3 - axis)))
+                assert abs(there[0] - (SIDE - 1 - there[-1])) <= 2
+            assert -800 <= one.hu[one.lung].min() <= one.hu[one.lung].max() <= 100
+
+
+def test_planted_lesions_of_equalised_pictures_are_brighter_than_the_lung_around_them():
+    domains = Domains(EQUALISED, [[whole()]])
+    ill = [s for s in map(domains.planted, seeds(8)) if s.lesion.any()]
+    assert ill
+    assert all(np.median(s.hu[s.lesion]) > np.median(s.hu[s.lung & ~s.lesion]) for s in ill)
+
+
+def test_what_is_larger_than_the_canvas_is_cut_off_at_both_ends():
+    plane = np.arange(10, dtype=np.float32)[:, None].repeat(3, axis=1)
+    canvas = placed(plane, 6, -1.0)
+    np.testing.assert_array_equal(canvas[:, 1], [2, 3, 4, 5, 6, 7])
+    np.testing.assert_array_equal(canvas[0], [-1, 2, 2, 2, -1, -1])
+
+
+def test_the_networks_learn_from_them_as_from_others():
+    trainee = made(EQUALISED, [[whole()], [whole("ill", hu=-700)]], [whole()])
+    given = batch(trainee)
+    assert given["infected"].shape == given["healthy"].shape == (2, 1, SIDE, SIDE)
+    trainee.step(given, 0.0, updating(trainee))
+    assert 0.0 <= trainee.validate() <= 1.0

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib.errors import DataSetError
 from LabelFreeCovidSegLib.evaluation import datasets, expert
-from LabelFreeCovidSegLib.evaluation.datasets import REGISTRY, Case, Mask, folder
+from LabelFreeCovidSegLib.evaluation.datasets import REGISTRY, Case, Mask
 from LabelFreeCovidSegLib.read import read
 from reading import chest
 
@@ -148,7 +148,7 @@ def test_covid_semiseg_are_jpeg_pictures_with_png_masks(tmp_path):
     assert len(cases) == 50
     picture, truth = expert.of_picture(cases[0])
     assert np.abs(picture.grey - 90).max() <= 1
-    assert np.array_equal(truth.lesions[0], np.eye(8, 9))
+    assert np.array_equal(truth.lesions[0], np.eye(9, 8))  # upright: they were turned by 90 degrees
 
 
 # What is refused
@@ -221,7 +221,7 @@ def test_a_folder_of_pictures_with_masks_of_other_formats(tmp_path, images):
 def test_a_folder_of_volumes_is_in_hu(tmp_path):
     write(tmp_path / "ct" / "a.nii.gz", TINY)
     write(tmp_path / "lesions" / "a.nrrd", TINY.astype(np.uint8))
-    (case,) = folder.of(tmp_path).open(tmp_path)
+    (case,) = datasets.find(str(tmp_path))[0].open(tmp_path)
     assert (case.hu, case.mm, case.lungs, case.classes) == (True, True, None, None)
 
 
@@ -233,19 +233,90 @@ def test_an_image_without_mask_is_named(tmp_path, kind):
             write(tmp_path / each / f"{name}.nii.gz", TINY.astype(np.uint8))
     (tmp_path / kind / "b.nii.gz").unlink()
     with pytest.raises(DataSetError, match=rf"{kind}: nothing for b \(1 of 2"):
-        folder.of(tmp_path).open(tmp_path)
+        datasets.find(str(tmp_path))[0].open(tmp_path)
 
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     write(tmp_path / "ct" / "a.nii.gz", TINY)
     write(tmp_path / "ct" / "a.nrrd", TINY)
     with pytest.raises(DataSetError, match="has the same name"):
-        folder.of(tmp_path).open(tmp_path)
+        datasets.find(str(tmp_path))[0].open(tmp_path)
 
 
 def test_an_empty_folder_is_no_data_set(tmp_path):
     with pytest.raises(DataSetError, match="0 cases"):
-        folder.of(tmp_path).open(tmp_path)
+        datasets.find(str(tmp_path))[0].open(tmp_path)
+
+
+# What a description says of pictures
+
+
+def make_slices(root: Path, names: list[str]) -> None:
+    for name in names:
+        write(root / "ct" / f"{name}.png", np.full((6, 7), 100, np.uint8))
+        write(root / "lesions" / f"{name}.png", np.eye(6, 7, dtype=np.uint8))
+
+
+def described(root: Path, text: str) -> list[Case]:
+    (root / "dataset.toml").write_text(text)
+    data, folder = datasets.find(str(root))
+    return data.open(folder)
+
+
+def test_the_first_pattern_that_a_name_fits_says_how_a_picture_lies(tmp_path):
+    make_slices(tmp_path, ["a_1", "b_1", "c_1"])
+    cases = described(tmp_path, 'equalised = true\n[orientation]\n"a_*" = "LA"\n"[ab]*" = "PL"\n')
+    assert [(case.orientation, case.equalised) for case in cases] == [("LA", True), ("PL", True), ("LP", True)]
+    assert {case.orientation for case in described(tmp_path, 'orientation = "RP"')} == {"RP"}
+
+
+def test_slices_of_a_volume_are_one_case_in_the_order_of_their_numbers(tmp_path):
+    make_slices(tmp_path, ["v_1_9", "v_1_10", "v_2_3"])
+    first, second = described(tmp_path, "volumes = true")
+    assert (first.name, second.name) == ("v_1", "v_2")
+    assert names(first.slices) == ["v_1_9", "v_1_10"]
+    assert len(first.files) == 4
+    picture, truth = expert.of_picture(first)
+    assert picture.names == ("v_1_9.png", "v_1_10.png")
+    assert picture.grey.shape == truth.lesions.shape == (2, 6, 7)
+    assert truth.lungs is None
+
+
+def test_a_description_may_lie_elsewhere(tmp_path):
+    make_slices(tmp_path / "set", ["a"])
+    (tmp_path / "mine.toml").write_text('folder = "set"\norientation = "PL"')
+    data, folder = datasets.find(str(tmp_path / "mine.toml"))
+    assert (data.name, data.open(folder)[0].orientation) == ("set", "PL")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('orientation = "XY"', "orientation 'XY' is none of LP, "),
+        ('equalised = "no"', "equalised is neither true nor false"),
+        ("equalized = true", "equalized"),
+        ("orientation = ", "not a description of a data set"),
+    ],
+)
+def test_a_wrong_description_is_refused(tmp_path, text, fault):
+    make_slices(tmp_path, ["a"])
+    with pytest.raises(DataSetError, match=fault):
+        described(tmp_path, text)
+
+
+def test_a_name_without_number_is_no_slice_of_a_volume(tmp_path):
+    make_slices(tmp_path, ["v_1", "w"])
+    with pytest.raises(DataSetError, match=r"w\.png: its name is not that of a picture and a slice"):
+        described(tmp_path, "volumes = true")
+
+
+def test_slices_of_a_volume_have_one_size(tmp_path):
+    make_slices(tmp_path, ["v_1"])
+    write(tmp_path / "ct" / "v_2.png", np.full((8, 7), 100, np.uint8))
+    write(tmp_path / "lesions" / "v_2.png", np.zeros((8, 7), np.uint8))
+    (case,) = described(tmp_path, "volumes = true")
+    with pytest.raises(DataSetError, match=r"v_2\.png: of another size than v_1\.png"):
+        expert.of_picture(case)
 
 
 # Opening masks
@@ -333,6 +404,18 @@ def test_a_windowed_volume_keeps_its_grid(tmp_path):
     picture, truth = expert.of_picture(case)
     assert picture.grid.spacing == pytest.approx((4.0, 4.5, 5.0))
     assert np.array_equal(picture.grey > 0, truth.lesions > 0)
+
+
+def test_pictures_and_masks_are_turned_upright_and_greys_brought_to_8_bits(tmp_path):
+    grey = np.arange(-100, 950, 25, dtype=np.float32).reshape(6, 7)
+    mask = np.eye(6, 7, dtype=np.uint8)
+    case = Case("a", write(tmp_path / "a.nii.gz", grey[None]), Mask(write(tmp_path / "m.png", mask)), index=0, hu=False)
+    picture, truth = expert.of_picture(replace(case, orientation="LA"))
+    np.testing.assert_allclose(picture.grey[0], (grey[::-1] + 100) * (255 / 1025), rtol=1e-5)
+    np.testing.assert_array_equal(truth.lesions[0], mask[::-1])
+    picture, truth = expert.of_picture(replace(case, orientation="PL"))
+    assert (picture.grid.shape, picture.grid.direction[0]) == ((1, 7, 6), 1.0)
+    np.testing.assert_array_equal(truth.lesions[0], mask.T)
 
 
 def test_a_damaged_mask_is_named(tmp_path):

@@ -181,7 +181,7 @@ def test_a_cache_of_another_method_is_refused(chest, tmp_path):
 
 
 def test_unknown_methods_and_presets_are_answered_with_the_known_ones():
-    with pytest.raises(TrainingError, match=r"'rainbow' can't be trained\. Choose one of: normnet, lungnet"):
+    with pytest.raises(TrainingError, match=r"'rainbow' can't be trained\. Choose one of: normnet, opacitynet, "):
         recipes.preset("rainbow")
     with pytest.raises(TrainingError, match=r"normnet has no preset 'huge'\. Choose one of: small, "):
         recipes.preset("normnet", "huge")

@@ -160,6 +160,21 @@ def test_a_method_gets_the_picture_in_hu_as_often_as_it_needs_it(folder, tmp_pat
     assert any("stack of itself" in warning for warning in warnings) == (slices > 1)
 
 
+class Middle(Bright):
+    """Marks the lungs in the middle of a stack."""
+
+    def predict(self, scan, lungs, compute, progress):
+        k = np.arange(len(scan.hu)) == len(scan.hu) // 2
+        lesion = ((lungs.labels > 0) & k[:, None, None]).astype(np.uint8)
+        return base.Prediction(lesion, lesion.astype(np.float32))
+
+
+def test_of_a_stack_the_middle_is_what_counts(folder, tmp_path, register):
+    register(Middle(24.0))
+    rows, _ = run(folder, tmp_path / "out")
+    assert [row["lesion_percent"] for row in rows] == [100.0, 100.0]
+
+
 class Healer(torch.nn.Module):
     """Knows that healthy lung is dark."""
 
@@ -197,6 +212,19 @@ def test_the_slice_methods_outline_the_lesions_of_a_picture(folder, tmp_path, re
     assert found[chest.lesion & chest.lung].mean() > 0.6
     assert not found[~chest.lung].any()
     assert dice(found, chest.lesion) > 0.5  # vessels are bright, too
+
+
+def test_weights_for_equalised_pictures_outline_them_by_their_greys(tmp_path, register):
+    preset = replace(uda.PRESETS["small-clahe256"], canvas=(64, 64))
+    method = register(uda.DomainAdaptation(Thresholds(), preset, "none"))
+    chest = chest_slice()
+    write(tmp_path / "in" / "a.png", chest.window(-800, 100))  # so that greys stand for what they are handed on as
+    write(tmp_path / "lungs" / "a.png", chest.lung.astype(np.uint8))
+    (row,), _ = run(tmp_path / "in", tmp_path / "out", method.card.name, lungs=tmp_path / "lungs", equalised=True)
+    found = read(tmp_path / "out" / "lesions" / "a.png") > 0
+    assert row["state"] == "done"
+    assert found[chest.lesion & chest.lung].mean() > 0.6
+    assert not found[~chest.lung].any()
 
 
 def test_equalised_pictures_are_only_for_weights_that_learned_from_them(folder, tmp_path, register):

@@ -68,6 +68,7 @@ def toy(monkeypatch):
     module.calibrate = lambda preset, states, judge, progress: {"judged": [int(b["number"][0]) for b in judge]}
     monkeypatch.setitem(sys.modules, "toy", module)
     monkeypatch.setitem(recipes.REGISTRY, "toy", "toy")
+    monkeypatch.setattr(recipes, "VOTING", ("toy",))
     monkeypatch.setattr(ToyTrainee, "made", ())
 
 
@@ -142,6 +143,24 @@ def test_a_cache_of_another_grid_is_refused_with_the_command_that_helps(cache, t
         runs.train(plan, cache, tmp_path / "run")
 
 
+def test_a_cache_of_another_kind_of_slices_is_refused_too(tmp_path):
+    small, equalised = (recipes.preset("uda", name) for name in ("small", "small-clahe256"))
+    cropped = write_cache(tmp_path / "cache", "uda", small.spacing_mm, {"anna": {"hu": np.zeros((1, 1, 1))}})
+    with pytest.raises(TrainingError, match=r"for hu, but .* on clahe256. Run `train prepare uda --preset small-clahe"):
+        runs.train(Plan("uda", equalised), cropped, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"for clahe256, but preset 'small' .* on hu"):
+        runs.train(Plan("uda", small), replace(cropped, domain="clahe256"), tmp_path / "run")
+
+
+def test_the_manifest_of_weights_for_equalised_pictures_expects_such(cache, tmp_path, monkeypatch):
+    equalised = replace(ToyPreset(), name="equal")
+    object.__setattr__(equalised, "domain", "clahe256")
+    monkeypatch.setitem(sys.modules["toy"].PRESETS, "equal", equalised)
+    folder = tmp_path / "run"
+    runs.train(Plan("toy", equalised), replace(cache, domain="clahe256"), folder, MACHINE)
+    assert "equalised place by place" in runs.export([folder], cache.folder, tmp_path / "store", "1").expects
+
+
 def trained(cache, folder, **plan):
     runs.train(Plan.of("toy", **plan), cache, folder, MACHINE)
     return folder
@@ -213,6 +232,17 @@ def test_runs_that_do_not_belong_together_are_not_exported(cache, tmp_path):
     with pytest.raises(TrainingError, match="not a checkpoint"):
         runs.export([tmp_path / "nothing"], cache.folder, tmp_path / "store", "1")
     assert not (tmp_path / "store").exists()
+
+
+def test_of_a_method_that_does_not_vote_one_run_is_exported(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "VOTING", ())
+    folders = [trained(cache, tmp_path / f"run{seed}", seed=seed) for seed in (0, 3)]
+    with pytest.raises(TrainingError, match=r"Networks of toy do not vote, and 2 runs were given\. Give one\."):
+        runs.export(folders, cache.folder, tmp_path / "store", "1")
+    runs.export(folders[1:], cache.folder, tmp_path / "store", "1")
+    with pytest.raises(TrainingError, match="Networks of toy do not vote"):
+        leave_one_out(Plan.of("toy"), cache, FOLDS, [0, 7], tmp_path / "out", MACHINE)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_was_cut_off_is_not_exported(cache, tmp_path):

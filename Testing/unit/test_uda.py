@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from LabelFreeCovidSegLib import picture_pipeline, pipeline, weights
 from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.errors import CancelledError
+from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods import uda
+from LabelFreeCovidSegLib.methods import base, uda
 from LabelFreeCovidSegLib.methods.uda import DomainAdaptation
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.store import Entry
 
 PRESET = replace(uda.PRESETS["small"], canvas=(64, 96))
 CPU = Compute("cpu", "float32")
@@ -130,3 +132,27 @@ def test_a_person_may_cancel_between_slabs():
 
     with pytest.raises(CancelledError):
         predict(lung_mask(RIGHT, LEFT), progress=progress)
+
+
+# Equalised pictures
+
+
+@pytest.mark.parametrize("preset", ["small", "small-clahe256"])
+def test_weights_say_what_they_learned_from_and_are_only_used_on_that(preset, tmp_path, monkeypatch):
+    entry = Entry(
+        name="uda", version="1", files={}, recipe={"preset": preset}, scans=[], licence="", licence_confirmed=False,
+        citation="", expects="",
+    )  # fmt: skip
+    weights.store_entry(entry, {"uda.safetensors": uda.build(uda.PRESETS[preset]).state_dict()}, tmp_path)
+    model = uda.load(tmp_path)
+    equalised = preset == "small-clahe256"
+    assert model.card.domain == (base.CLAHE256 if equalised else base.HU)
+    monkeypatch.setattr(base, "card", lambda name: uda.CARD)
+    monkeypatch.setattr(base, "load", lambda name: model)
+    assert picture_pipeline.load("uda", equalised) is model
+    with pytest.raises(LabelFreeCovidSegError, match="were trained on"):
+        picture_pipeline.load("uda", not equalised)
+    lungs = LungMask(np.zeros(SHAPE, np.uint8), "none")
+    if equalised:
+        with pytest.raises(LabelFreeCovidSegError, match="not on Hounsfield units"):
+            pipeline.segment(made_scan(), "uda", lungs, "cpu")

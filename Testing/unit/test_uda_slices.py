@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import phantom
+from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import uda
 from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.training import domains, scanlist
+from LabelFreeCovidSegLib.training import uda as recipe
 from LabelFreeCovidSegLib.training.domains import Slices, framed, labelled, unlabelled, varied
 from LabelFreeCovidSegLib.training.pneumonia import infect
 
@@ -113,7 +115,7 @@ def test_slices_without_lung_are_not_drawn_from_the_source_domain():
 
 
 def test_a_target_slice_is_shown_without_lesions_being_added():
-    image = unlabelled(Slices.of([block(healthy=False)]), CANVAS, np.random.SeedSequence(0))
+    image = unlabelled(Slices.of([block(healthy=False)]), SPACING_MM, CANVAS, np.random.SeedSequence(0))
     grey = np.unique(np.round(image[20:40, 20:60], 2))
     assert len(grey) < 40  # lung, tissue and the borders between them
     assert image.dtype == np.float32
@@ -147,3 +149,55 @@ def test_a_near_healthy_scan_gives_labelled_blocks_without_its_findings_and_a_pa
     (patient,) = domains.slice_blocks(replace(chest, exclude=(), covid=True), SPACING_MM)
     assert set(patient) == {"hu"}
     assert len(patient["hu"]) > sum(len(one["hu"]) for one in near_healthy)
+
+
+# Whole slices, for equalised pictures
+
+
+def whole(healthy=True):
+    """As `block`, in a body with air around it."""
+    margin = ((0, 0), (20, 20), (20, 20))
+    made = {name: np.pad(array, margin, constant_values=0) for name, array in block(healthy).items()}
+    outside = np.pad(np.zeros(block()["hu"].shape, bool), margin, constant_values=True)
+    outside[:, 12:-12, 12:-12] = False
+    return made | {
+        "hu": np.where(outside, -1000, made["hu"]).astype(np.int16),
+        "lungs": np.pad(block()["labels"], margin),
+    }
+
+
+def test_whole_slices_are_equalised_after_lesions_were_planted():
+    slices, plain = Slices.of([whole()]), Slices.of([whole() | {"hu": whole()["hu"] // 2}])
+    seen = set()
+    for seed in range(6):
+        image, labels = labelled(slices, SPACING_MM, (128, 128), np.random.SeedSequence(seed))
+        again, _ = labelled(slices, SPACING_MM, (128, 128), np.random.SeedSequence(seed))
+        np.testing.assert_array_equal(image, again)
+        seen |= set(np.unique(labels).tolist())
+        if (lesion := (labels > uda.LUNG) & (labels != uda.UNKNOWN)).any():
+            assert np.median(image[lesion]) > np.median(image[labels == uda.LUNG])
+    assert seen == {uda.BACKGROUND, uda.LUNG, uda.GROUND_GLASS, uda.CONSOLIDATION}
+    # Half the contrast makes the same picture: no grey stands for a density.
+    one, other = (unlabelled(each, SPACING_MM, (128, 128), np.random.SeedSequence(0)) for each in (slices, plain))
+    assert np.abs(one - other).mean() < 0.05
+
+
+def test_of_equalised_patients_too_slices_with_hardly_any_lung_are_not_drawn():
+    lung = whole(healthy=False)
+    share = (lung["lungs"] > 0).mean(axis=(1, 2))
+    assert len(Slices.of([lung]).places) == np.count_nonzero(share > 0.004) < np.count_nonzero(share)
+
+
+def test_for_equalised_pictures_whole_slices_are_cached_with_the_lungs_of_both_domains(chest, monkeypatch):
+    def by_density(scan, way):
+        right = np.arange(scan.hu.shape[2]) < scan.hu.shape[2] / 2
+        return LungMask(np.where((scan.hu > -950) & (scan.hu < -600), 2 - right, 0).astype(np.uint8), way)
+
+    monkeypatch.setattr(domains, "find_lungs", by_density)
+    preset = replace(uda.PRESETS["small-clahe256"], spacing_mm=SPACING_MM)
+    listed = replace(chest, exclude=())
+    (near_healthy,), (patient,) = (recipe.blocks(replace(listed, covid=covid), preset) for covid in (False, True))
+    assert set(near_healthy) == {"hu", "labels", "lungs"}
+    assert set(patient) == {"hu", "lungs"}
+    assert near_healthy["hu"].shape[1:] == (86, 114)  # of 3 mm, as in the scan
+    np.testing.assert_array_equal(near_healthy["labels"] == uda.LUNG, near_healthy["lungs"] > 0)

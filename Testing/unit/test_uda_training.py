@@ -240,8 +240,8 @@ def test_with_weight_it_does_change_it():
     assert not same(weights_of(adapted)["extractor"], weights_of(alone, NETWORKS[:2])["extractor"])
 
 
-def test_a_preset_without_adaptation_needs_no_patient_and_no_discriminator():
-    alone = trainee(replace(TINY, alpha=0.0), SCANS[:1], [])
+def test_the_source_domain_alone_needs_no_patient_and_no_discriminator():
+    alone = SourceOnly(TINY, SCANS[:1])
     assert set(alone.networks) == {"extractor", "classifier"}
     assert set(alone.sample(np.random.SeedSequence(0), 0.0)) == {"source", "labels"}
 

@@ -11,7 +11,7 @@ from typing import Any
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
 from LabelFreeCovidSegLib.session import Session
 
-LUNGS = ("lungnet", "classical", "lungmask")
+LUNGS = ("lungnet", "classical", "lungmask", "given")
 
 
 class _ListData(argparse.Action):
@@ -43,7 +43,8 @@ def add_arguments(
     )  # fmt: skip
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DATA",
-        help="NAME=FOLDER for a public data set, or a folder of images/ and lesions/ (see --list-data)",
+        help="NAME=FOLDER for a public data set, a folder of images/ and lesions/ (see --list-data), or the TOML file "
+        "that describes one",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", nargs="+", choices=PROTOCOLS, default=["volume"], metavar="PROTOCOL",
@@ -52,7 +53,11 @@ def add_arguments(
     parser.add_argument(
         "-o", "--out", metavar="OUT", type=Path, required=True, help="folder for results; what is there is gone on with"
     )
-    parser.add_argument("--lungs", choices=LUNGS, default="lungnet", help="(default: lungnet)")
+    parser.add_argument(
+        "--lungs", choices=LUNGS, default="lungnet",
+        help="given: those that the experts drew; in pictures, all others stand for finding them in each "
+        "(default: lungnet)",
+    )  # fmt: skip
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     parser.add_argument("--list-data", action=_ListData, nargs=0, help="say which public data sets are known, and end")

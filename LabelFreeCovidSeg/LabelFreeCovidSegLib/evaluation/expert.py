@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from LabelFreeCovidSegLib.errors import DataSetError
 from LabelFreeCovidSegLib.evaluation.datasets import Case, Mask
 from LabelFreeCovidSegLib.lungs.external import coincide, summary
+from LabelFreeCovidSegLib.pictures import direction
 from LabelFreeCovidSegLib.scan import Grid, Scan
 
 
@@ -32,17 +33,23 @@ class Expert:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Grey values without unit and pixels without size.
+    """Grey values without unit and pixels without size, upright.
 
     Attributes:
-        grey: (k, j, i) float32; k = 1 unless it is a windowed volume.
-        grid: of the volume; unit pixels if there is none.
-        name: of the file.
+        grey: (k, j, i) float32 in LPS, 0 to 255; k = 1 unless these are the pictures of a volume, or a windowed one.
+        grid: of the windowed volume; unit pixels if there is none.
+        names: of the slices, for messages.
     """
 
     grey: np.ndarray
     grid: Grid
-    name: str
+    names: tuple[str, ...]
+
+    def slices(self) -> Iterator[Scan]:
+        """Each slice as a scan with greys in the place of HU."""
+        grid = replace(self.grid, size=(*self.grid.size[:2], 1))
+        for name, grey in zip(self.names, self.grey, strict=True):
+            yield Scan(grey[None], grid, grid, name)
 
 
 def of_scan(case: Case, scan: Scan) -> Expert:
@@ -66,11 +73,36 @@ def of_scan(case: Case, scan: Scan) -> Expert:
 
 
 def of_picture(case: Case) -> tuple[Picture, Expert]:
-    """The grey values and masks of a picture, or of a stack that has lost its HU.
+    """The grey values and masks of a picture, of a volume of pictures, or of a volume that has lost its HU.
 
     Raises:
-        DataSetError: a file can't be read, is coloured, or a mask has another size than its picture.
+        DataSetError: a file can't be read, is coloured, a mask has another size than its picture, or the pictures of
+            a volume differ in size.
     """
+    if not case.slices:
+        return _of_one(case)
+    pictures, experts = zip(*(_of_one(each) for each in case.slices), strict=True)
+    for picture in pictures:
+        if picture.grey.shape != pictures[0].grey.shape:
+            raise DataSetError(
+                f"{case.image.with_name(picture.names[0])}: of another size than {pictures[0].names[0]}, though both "
+                f"are slices of {case.name}. Give the slices as they came from the volume."
+            )
+
+    grey = np.concatenate([picture.grey for picture in pictures])
+    lesions = np.concatenate([expert.lesions for expert in experts])
+    lungs, classes = stacked([expert.lungs for expert in experts]), stacked([expert.classes for expert in experts])
+    names = tuple(picture.names[0] for picture in pictures)
+    return Picture(grey, _unit_grid(grey.shape), names), Expert(lesions, lungs, classes)
+
+
+def stacked(slices: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Slices (1, j, i) as one array (k, j, i); None if one is not there."""
+    there = [each for each in slices if each is not None]
+    return np.concatenate(there) if len(there) == len(slices) else None
+
+
+def _of_one(case: Case) -> tuple[Picture, Expert]:
     image = _image(case.image)
     grey = _plane(image, case.image, case)
 
@@ -81,11 +113,28 @@ def of_picture(case: Case) -> tuple[Picture, Expert]:
                 f"{mask.path}: {drawn.shape[-1]} x {drawn.shape[-2]} pixels, but {case.image.name} has "
                 f"{grey.shape[-1]} x {grey.shape[-2]}. Give the mask that belongs to the picture."
             )
-        return drawn
+        return _upright(drawn, case)
 
-    whole_volume = image.GetDimension() == 3 and case.index is None
-    grid = Grid.of(sitk.DICOMOrient(image, "LPS")) if whole_volume else _unit_grid(grey.shape)
-    return Picture(grey.astype(np.float32), grid, case.image.name), _expert(case, opened, grey.shape)
+    upright = _upright(_as_greys(grey), case)
+    if _is_volume(image, case):
+        names = tuple(f"{case.image.name} slice {k}" for k in range(len(upright)))
+        return Picture(upright, Grid.of(sitk.DICOMOrient(image, "LPS")), names), _expert(case, opened, upright.shape)
+    name = case.image.name if case.index is None else f"{case.image.name} slice {case.index}"
+    return Picture(upright, _unit_grid(upright.shape), (name,)), _expert(case, opened, upright.shape)
+
+
+def _as_greys(values: np.ndarray) -> np.ndarray:
+    """Float32 from 0 to 255: as they are if they are 8-bit greys, else stretched, which calibrating takes back."""
+    values = values.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    return values if low >= 0 and high <= 255 else (values - low) * np.float32(255 / (high - low))
+
+
+def _upright(pixels: np.ndarray, case: Case) -> np.ndarray:
+    """Pixels (k, rows, columns) as the case says that they lie, in LPS."""
+    image = sitk.GetImageFromArray(pixels)
+    image.SetDirection(direction(case.orientation))
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
 
 
 def _expert(case: Case, opened: Callable[[Mask], np.ndarray], shape: tuple[int, ...]) -> Expert:

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from LabelFreeCovidSegLib import pipeline
-from LabelFreeCovidSegLib.errors import ScanError
+from pathlib import Path
+
+import numpy as np
+
+from LabelFreeCovidSegLib import device, picture_pipeline, pipeline, quantify
+from LabelFreeCovidSegLib.errors import DataSetError
 from LabelFreeCovidSegLib.evaluation import expert
 from LabelFreeCovidSegLib.evaluation.datasets import Case
 from LabelFreeCovidSegLib.evaluation.expert import Expert, Picture
 from LabelFreeCovidSegLib.evaluation.judged import Judged
-from LabelFreeCovidSegLib.pipeline import Result
+from LabelFreeCovidSegLib.lungs import LungMask, external
+from LabelFreeCovidSegLib.methods.base import Card
+from LabelFreeCovidSegLib.picture_pipeline import DONE, Outlined
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.segment_file import Choices
 
+GIVEN = "given"
+"""Among the ways to get lungs: those that the expert drew."""
+
+
+def unfit(card: Card, weights: str, case: Case) -> str:
+    """Why a method can't work on a case; empty if it can."""
+    return "" if case.hu else picture_pipeline.unfit(card, weights, case.equalised)
+
 
 def judge(case: Case, choices: Choices, progress: Progress) -> Judged:
-    """Segment one case. The method sees the image alone.
+    """Segment one case. The method sees the image alone and, where `GIVEN` is chosen, the expert's lungs.
 
     Raises:
-        DataSetError: a mask can't be used; nothing was computed.
-        ScanError, LungError, WeightsError, CancelledError: see `pipeline.segment`.
+        DataSetError: a mask can't be used, or lungs that were asked for are not there; nothing was computed.
+        ScanError, LungError, WeightsError, CancelledError, LabelFreeCovidSegError: see `pipeline.segment` and
+            `picture_pipeline.load`.
     """
     progress(0.0, "Reading the case")
     if not case.hu:
-        picture, drawn = expert.of_picture(case)
-        return _judged(in_picture(picture, choices, part(progress, 0.1, 1.0)), drawn, case.mm)
+        return in_pictures(case, choices, part(progress, 0.1, 1.0))
     scan = read(case.image)
     drawn = expert.of_scan(case, scan)
-    result = pipeline.segment(
-        scan, choices.method, choices.lungs, choices.device, choices.precision, part(progress, 0.1, 1.0)
-    )
-    return _judged(result, drawn, case.mm)
-
-
-def in_picture(picture: Picture, choices: Choices, progress: Progress) -> Result:
-    """Segment what has no HU; the result lies on the picture's grid.
-
-    Raises:
-        ScanError: always, as long as grey values can't be brought to HU.
-    """
-    raise ScanError(
-        f"{picture.name}: a picture without HU, which methods can't segment. Take the CT in HU if there is one."
-    )
-
-
-def _judged(result: Result, drawn: Expert, in_mm: bool) -> Judged:
+    lungs: str | Path | LungMask = choices.lungs
+    if choices.lungs == GIVEN:
+        lungs = external.of_array(_lungs_of(case, drawn), scan, f"the expert's lungs of {case.name}")
+    result = pipeline.segment(scan, choices.method, lungs, choices.device, choices.precision, part(progress, 0.1, 1.0))
     return Judged(
         found=result.classes > 0,
         score=result.anomaly,
@@ -52,8 +52,73 @@ def _judged(result: Result, drawn: Expert, in_mm: bool) -> Judged:
         lungs=result.lungs.labels,
         hu=result.scan.hu,
         grid=result.scan.grid,
-        in_mm=in_mm,
+        in_mm=case.mm,
         found_classes=result.classes,
         true_classes=drawn.classes,
-        true_lungs=None if drawn.lungs is None else drawn.lungs > 0,
+        true_lungs=_bool(drawn.lungs),
     )
+
+
+def in_pictures(case: Case, choices: Choices, progress: Progress) -> Judged:
+    """Segment what has no HU, slice by slice, with the lungs that are found in each or that the expert drew.
+
+    Raises:
+        DataSetError, WeightsError, CancelledError, LabelFreeCovidSegError: as `judge`.
+    """
+    picture, drawn = expert.of_picture(case)
+    lungs = _lungs_of(case, drawn) > 0 if choices.lungs == GIVEN else None
+    outlined = _outlined(case, picture, lungs, choices, progress)
+    return Judged(
+        found=np.concatenate([_of(one, "lesion", np.uint8) for one in outlined]) > 0,
+        score=np.concatenate([_of(one, "score", np.float32) for one in outlined]),
+        truth=drawn.lesions > 0,
+        lungs=np.concatenate([one.lungs for one in outlined]),
+        hu=np.concatenate([one.scan.hu for one in outlined]),
+        grid=picture.grid,
+        in_mm=case.mm,
+        found_classes=expert.stacked([_classes(one, case.equalised) for one in outlined]),
+        true_classes=drawn.classes,
+        true_lungs=_bool(drawn.lungs),
+        empty=tuple(f"{one.scan.name} ({one.state})" for one in outlined if one.state != DONE),
+    )
+
+
+def _outlined(
+    case: Case, picture: Picture, lungs: np.ndarray | None, choices: Choices, progress: Progress
+) -> list[Outlined]:
+    model = picture_pipeline.load(choices.method, case.equalised)
+    compute = device.choose(choices.device, choices.precision)
+    pixel_mm = picture.grid.spacing[0] if case.mm else None
+    outlined = []
+    for k, upright in enumerate(picture.slices()):
+        its_part = part(progress, k / len(picture.names), (k + 1) / len(picture.names))
+        its_lungs = None if lungs is None else lungs[k]
+        one, compute = picture_pipeline.outline(upright, model, compute, its_lungs, pixel_mm, case.equalised, its_part)
+        outlined.append(one)
+    return outlined
+
+
+def _of(one: Outlined, name: str, dtype: type) -> np.ndarray:
+    """A map (1, j, i) of what was found; empty where nothing could be looked for."""
+    return np.zeros(one.lungs.shape, dtype) if one.found is None else getattr(one.found, name)
+
+
+def _classes(one: Outlined, equalised: bool) -> np.ndarray | None:
+    """(1, j, i) uint8 by the method, else by density; None where neither can tell."""
+    if one.found is None:
+        return np.zeros(one.lungs.shape, np.uint8)
+    if one.found.classes is not None or equalised:
+        return one.found.classes
+    return quantify.classify(one.scan, one.found.lesion, quantify.Band())
+
+
+def _lungs_of(case: Case, drawn: Expert) -> np.ndarray:
+    if drawn.lungs is None:
+        raise DataSetError(
+            f"{case.name}: no expert has drawn its lungs. Leave `--lungs {GIVEN}` out to have them found."
+        )
+    return drawn.lungs
+
+
+def _bool(mask: np.ndarray | None) -> np.ndarray | None:
+    return None if mask is None else mask > 0

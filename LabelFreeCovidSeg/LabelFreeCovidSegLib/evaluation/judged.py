@@ -11,7 +11,7 @@ from LabelFreeCovidSegLib.scan import Grid, resample
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """All arrays are (k, j, i) on `grid`; a picture has k = 1.
+    """All arrays are (k, j, i) on `grid`; a picture has k = 1 and stands upright.
 
     Attributes:
         found: bool, what the method marks.
@@ -23,6 +23,7 @@ class Judged:
         found_classes: uint8, 1 ground glass, 2 consolidation; None if the method can't tell.
         true_classes: the same by the expert; None if nobody told them apart.
         true_lungs: bool, the expert's; None if nobody drew them.
+        empty: the slices of pictures in which nothing could be looked for, each with the reason.
     """
 
     found: np.ndarray
@@ -35,6 +36,7 @@ class Judged:
     found_classes: np.ndarray | None = None
     true_classes: np.ndarray | None = None
     true_lungs: np.ndarray | None = None
+    empty: tuple[str, ...] = ()
 
     @property
     def lung(self) -> np.ndarray:

@@ -12,16 +12,15 @@ import io
 import json
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from LabelFreeCovidSegLib import __version__, device, output, store
+from LabelFreeCovidSegLib import __version__, device, output, picture_pipeline, store
 from LabelFreeCovidSegLib.errors import CancelledError, DataSetError, LabelFreeCovidSegError, OutputError
-from LabelFreeCovidSegLib.evaluation import overlay, page, tables
+from LabelFreeCovidSegLib.evaluation import judge, overlay, page, tables
 from LabelFreeCovidSegLib.evaluation.datasets import Case, DataSet
-from LabelFreeCovidSegLib.evaluation.judge import judge
 from LabelFreeCovidSegLib.evaluation.protocols import PROTOCOLS, Protocol, Unit
 from LabelFreeCovidSegLib.evaluation.tables import Row, Table
 from LabelFreeCovidSegLib.methods import base
@@ -81,11 +80,13 @@ class Measured:
         fingerprint: of all that it was made of.
         protocols: name -> units.
         picture: a PNG data URI; see `overlay.picture`.
+        empty: see `Judged.empty`.
     """
 
     fingerprint: str
     protocols: dict[str, list[Unit]] = field(default_factory=dict)
     picture: str = ""
+    empty: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,16 @@ def run(plan: Plan, out: Path, session: Session) -> tuple[list[Table], dict[str,
     progress(0.0, "Looking at the data")
     output.check_folder(out)
     device.choose(plan.choices.device, plan.choices.precision)
-    weights = {method: base.load(method).weights for method in plan.methods}
-    tasks = list(_tasks(plan))
+    cards, weights = {}, {}
+    for method in plan.methods:
+        model = base.load(method)
+        cards[method], weights[method] = model.card, model.weights
+    tasks, unfit = [], {}
+    for task in _tasks(plan):
+        if why := judge.unfit(cards[task.method], weights[task.method], task.case):
+            unfit[task.data.name, task.method] = why
+        else:
+            tasks.append(task)
     finished: list[Finished] = []
     failed: dict[str, str] = {}
     for number, task in enumerate(tasks):
@@ -139,7 +148,12 @@ def run(plan: Plan, out: Path, session: Session) -> tuple[list[Table], dict[str,
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {error}"
     progress(0.99, "Writing the tables")
-    parts = [_part(data, PROTOCOLS[name], finished, failed) for data, _ in plan.data for name in plan.protocols]
+    notes = {data.name: _notes(data, plan, finished, unfit) for data, _ in plan.data}
+    parts = [
+        _part(data, PROTOCOLS[name], finished, failed, notes[data.name])
+        for data, _ in plan.data
+        for name in plan.protocols
+    ]
     made = [table for table, _ in parts]
     texts = {
         "table.md": tables.markdown(made),
@@ -175,6 +189,8 @@ def _measured(task: Task, plan: Plan, weights: str, out: Path, session: Session,
     """The case's result, from its file as far as that has it."""
     file = task.file(out)
     facts: list[Any] = [__version__, task.method, weights, plan.choices.lungs, task.case.index]
+    if not task.case.hu:
+        facts.append((task.case.orientation, task.case.equalised))
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in task.case.files]
     fingerprint = store.sha256(json.dumps(facts).encode())
     there = _read(file)
@@ -183,12 +199,12 @@ def _measured(task: Task, plan: Plan, weights: str, out: Path, session: Session,
     missing = [name for name in task.wanted(plan.protocols) if name not in there.protocols]
     if not missing:
         return there
-    judged = judge(task.case, replace(plan.choices, method=task.method), part(progress, 0.0, 0.8))
+    judged = judge.judge(task.case, replace(plan.choices, method=task.method), part(progress, 0.0, 0.8))
     units = {}
     for number, name in enumerate(missing):
         progress(0.8 + 0.2 * number / len(missing), f"Measuring by {name}")
         units[name] = PROTOCOLS[name].measure(judged)
-    there = Measured(fingerprint, there.protocols | units, overlay.picture(judged))
+    there = Measured(fingerprint, there.protocols | units, overlay.picture(judged), judged.empty)
     with session.undivided():
         _write(file, json.dumps(asdict(there)))
     return there
@@ -198,15 +214,28 @@ def _read(file: Path) -> Measured | None:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         protocols = {name: [Unit(**unit) for unit in units] for name, units in stored["protocols"].items()}
-        return Measured(stored["fingerprint"], protocols, stored["picture"])
+        return Measured(stored["fingerprint"], protocols, stored["picture"], stored.get("empty", ()))
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # then it is measured again
         return None
 
 
+def _notes(data: DataSet, plan: Plan, finished: Sequence[Finished], unfit: Mapping[tuple[str, str], str]) -> list[str]:
+    """What a reader has to know of all tables of a data set."""
+    its = [one for one in finished if one.task.data is data]
+    notes = list(data.notes)
+    if plan.choices.lungs == judge.GIVEN:
+        notes.append("The methods were given the experts' lungs: errors of finding them cost nothing here.")
+    notes += [f"Left out: {method}. {why}" for (name, method), why in unfit.items() if name == data.name]
+    in_pictures = dict.fromkeys(one.task.method for one in its if not one.task.case.hu)
+    notes += [note for method in in_pictures if (note := picture_pipeline.repeats(base.card(method)))]
+    empty = dict.fromkeys(each for one in its for each in one.measured.empty)
+    return [*notes, f"Nothing could be looked for in: {', '.join(empty)}."] if empty else notes
+
+
 def _part(
-    data: DataSet, protocol: Protocol, finished: Sequence[Finished], failed: dict[str, str]
+    data: DataSet, protocol: Protocol, finished: Sequence[Finished], failed: dict[str, str], more: Sequence[str]
 ) -> tuple[Table, page.Plot]:
-    """The table of one data set by one protocol, and what is shown beside it."""
+    """The table of one data set by one protocol with `more` notes, and what is shown beside it."""
     its = [one for one in finished if one.task.data is data]
     measured: dict[str, dict[str, Sequence[Unit]]] = {}
     for one in its:
@@ -221,7 +250,7 @@ def _part(
         series.append(page.series(method, protocol.primary, cases, pictures))
     present = {one.task.case.name: one.task.case for one in its}
     reasons = {name: why for name, case in present.items() if (why := left_out(case, protocol))}
-    notes = [protocol.caveat, *data.notes]
+    notes = [protocol.caveat, *more]
     notes += [f"Left out: {name} ({why})." for name, why in reasons.items()]
     notes += [f"Failed: {name}: {error}" for name, error in failed.items() if name.startswith(f"{data.name}/")]
     notes += tables.compared(protocol, selected)

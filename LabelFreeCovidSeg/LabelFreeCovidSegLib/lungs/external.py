@@ -44,12 +44,19 @@ def given(scan: Scan, path: Path) -> LungMask:
     labels = sitk.GetArrayFromImage(image)
     if labels.ndim == 4:  # a segmentation file whose segments overlap has one component for each layer
         labels = labels.max(axis=-1)
-    if not labels.any():
-        raise LungError(
-            f"{path.name}: the lung mask is empty. Give a mask in which the lungs of {scan.name} are not 0."
-        )
-    labels = sides(labels, scan.grid)
-    return LungMask(labels, f"given: {path.name}", plausibility.warnings(labels, scan.grid))
+    return of_array(labels, scan, path.name)
+
+
+def of_array(mask: np.ndarray, scan: Scan, name: str) -> LungMask:
+    """The lungs in a mask (k, j, i) on the scan's LPS grid, called `name` in messages; labels as in `given`.
+
+    Raises:
+        LungError: it is empty.
+    """
+    if not mask.any():
+        raise LungError(f"{name}: the lung mask is empty. Give a mask in which the lungs of {scan.name} are not 0.")
+    labels = sides(mask, scan.grid)
+    return LungMask(labels, f"given: {name}", plausibility.warnings(labels, scan.grid))
 
 
 def lungmask(scan: Scan, progress: Progress = silent) -> LungMask:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from LabelFreeCovidSegLib.scan import Scan
 
 LABEL_FREE, SUPERVISED = "label-free", "supervised"
-
-
-HU, CLAHE256 = "hu", "clahe256"
+HU, CLAHE256, ANY = "hu", "clahe256", "any"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Card:
         picture_mm: how thick a stack of itself a single picture has to be repeated to, to be segmented; 0 where each
             slice is segmented by itself, None where pictures make no sense.
         domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
-            (`training.clahe`). With both kinds of weights, `load` decides.
+            (`training.clahe`); the card of a loaded method says it of its weights. "any" of what has learnt nothing.
         kind: what it learnt from: `LABEL_FREE`, or `SUPERVISED` with lesion labels, which tables mark.
     """
 

@@ -34,6 +34,7 @@ def card(cards: Sequence[Card]) -> Card:
         citation="; ".join(card.citation for card in cards),
         seconds_per_megavoxel=sum(card.seconds_per_megavoxel for card in cards),
         networks=tuple(name for card in cards for name in card.networks),
+        domain=" and ".join(dict.fromkeys(card.domain for card in cards)),
     )
 
 

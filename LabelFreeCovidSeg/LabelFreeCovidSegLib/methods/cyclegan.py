@@ -10,7 +10,7 @@ and how an outline is made of it. The paper gives its sizes in pixels of 1 mm; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -85,6 +85,7 @@ class Preset:
         learning_rate: for the first half of the iterations, and falling to 0 over the second.
         history: made slices that a discriminator is shown again.
         jitter_mm: how far slices are shifted, at most.
+        domain: what the slices are; see `base.Card`.
     """
 
     name: str
@@ -99,20 +100,18 @@ class Preset:
     history: int = 50
     jitter_mm: float = 15.0
     outlining: Outlining = Outlining()
+    domain: str = HU
 
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        # 100 epochs of 1272 slices.
-        Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
-               background=0.0, batch=1, iterations=127_200),
-        # Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn
-        # faster, and does not have to learn where lungs end: beyond them is what they are filled with.
-        Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
-               batch=1, iterations=5000, learning_rate=1e-3),
-    )
-}  # fmt: skip
+# 100 epochs of 1272 slices.
+_PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
+                background=0.0, batch=1, iterations=127_200)  # fmt: skip
+# Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn faster, and does
+# not have to learn where lungs end: beyond them is what they are filled with.
+_SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
+                batch=1, iterations=5000, learning_rate=1e-3)  # fmt: skip
+_EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256)
+PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
 
 
 def window(hu: np.ndarray) -> np.ndarray:
@@ -227,9 +226,8 @@ class CycleGAN:
         weights: how the report names it.
     """
 
-    card = CARD
-
     def __init__(self, generator: nn.Module, preset: Preset, weights: str) -> None:
+        self.card = replace(CARD, domain=preset.domain)
         self.generator = generator
         self.preset = preset
         self.weights = weights

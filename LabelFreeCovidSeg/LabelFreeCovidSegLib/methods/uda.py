@@ -19,7 +19,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
 
@@ -68,8 +68,8 @@ class Preset:
         batch: slices of each domain an iteration.
         learning_rate: of f and c at the beginning. critic_rate: of g and d.
         class_weights: of the classes' pixels in the cross-entropy; all 1 in the paper.
-        alpha: weight of the adversarial term where all terms are sums; 0 leaves adaptation out, and with it g, d and
-            the target domain (the paper's "source-only").
+        alpha: weight of the adversarial term where all terms are sums.
+        domain: what the slices are; see `base.Card`.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Preset:
     critic_rate: float = 1e-5
     class_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     alpha: float = 0.1
+    domain: str = HU
 
 
 _PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), (64, 128, 256, 512), 128, batch=1, iterations=100_000)
@@ -90,11 +91,8 @@ _PAPER = Preset("paper", (3.0, 0.75, 0.75), (512, 512), (64, 128, 256, 512), 128
 # pixel of a lesion, one in a hundred, must count for more: without, no lesion at all was found after 900 iterations.
 _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, batch=1, iterations=2500,
                 learning_rate=1e-3, critic_rate=2e-4, class_weights=(1.0, 1.0, 8.0, 8.0))  # fmt: skip
-PRESETS = {
-    preset.name: preset
-    for full in (_PAPER, _SMALL)
-    for preset in (full, replace(full, name=f"{full.name}-source-only", alpha=0.0))
-}
+_EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256)
+PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
 
 
 def window(hu: np.ndarray) -> np.ndarray:
@@ -121,10 +119,10 @@ class DomainAdaptation:
     """
 
     def __init__(self, network: nn.Module, preset: Preset, weights: str, card: Card = CARD) -> None:
+        self.card = replace(card, domain=preset.domain)
         self.network = network
         self.preset = preset
         self.weights = weights
-        self.card = card
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan, ground glass and consolidation apart."""

@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 
 from LabelFreeCovidSegLib import device
-from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods.anomaly import (
     ae,
     bayesian_vae,
@@ -65,15 +64,10 @@ class DetectorRecipe:
     def calibrate(
         self, preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
     ) -> dict[str, Any]:
-        """What the detector is `tuned` to, and the `threshold` that outlines synthetic lesions best.
-
-        Raises:
-            TrainingError: several networks.
-        """
-        if len(states) != 1:
-            raise TrainingError(f"{self.detector.card.title} is one network and does not vote. Export one run.")
+        """What the detector is `tuned` to, and the `threshold` that outlines synthetic lesions best."""
+        (state,) = states
         network = self.detector.build(preset)
-        network.load_state_dict(states[0])
+        network.load_state_dict(state)
         network.eval()
         compute = device.choose()
         network.to(compute.device)

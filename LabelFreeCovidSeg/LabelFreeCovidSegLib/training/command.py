@@ -82,7 +82,7 @@ def _add_plan(parser: argparse.ArgumentParser, out: str) -> None:
 
 def _add_export(steps: Steps) -> argparse.ArgumentParser:
     export = steps.add_parser("export", help="turn runs into weights for segmenting")
-    export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`, one a voting network")
+    export.add_argument("runs", type=Path, nargs="+", help="folders of `fit`: one, or one a voting network")
     export.add_argument("--cache", type=Path, required=True, help="the cache they were trained on")
     export.add_argument("-o", "--out", type=Path, help="model store (default: the program's)")
     export.add_argument("--version", required=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.methods import cyclegan
+from LabelFreeCovidSegLib.methods.base import CLAHE256
 from LabelFreeCovidSegLib.methods.cyclegan import Preset
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.networks.patchgan import PatchGAN
@@ -159,7 +160,9 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """The lungs on a canvas, slice by slice."""
+    """The lungs on a canvas, slice by slice, or whole slices for equalised pictures."""
+    if preset.domain == CLAHE256:
+        return lung_slices.whole_blocks(listed, preset.spacing_mm)
     return lung_slices.blocks(listed, lambda scan, lungs: LungSlices.of(scan, lungs, preset.spacing_mm, preset.side))
 
 

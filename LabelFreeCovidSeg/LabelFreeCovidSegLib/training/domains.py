@@ -2,6 +2,7 @@
 
 A cached block is a piece of chest around the lungs: `hu` (k, j, i) int16 and, in the source domain only, `labels`
 uint8 by the lung finder: 0 outside, 1 lung, 255 not known.
+For a preset that learns from equalised pictures (`clahe`), it is whole slices, with `lungs` uint8 in both domains.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from scipy import ndimage
 from LabelFreeCovidSegLib.lungs import find_lungs
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.lungs.planar import LEAST_SHARE
 from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
 from LabelFreeCovidSegLib.read import read
-from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.training import clahe
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
 from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
@@ -26,6 +29,8 @@ from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 
 SLAB_MM = 36.0
 """Lesions are drawn in a slab of this height, of which the middle slice is kept."""
+BRIGHTEST_HU = 1500.0
+"""Kept of a chest; windows end far below."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,16 @@ class Slices:
 
 
 def _usable(block: Arrays) -> np.ndarray:
-    if "labels" not in block:
-        return np.arange(len(block["hu"]))
-    return np.flatnonzero((block["labels"] == LUNG).any(axis=(1, 2)))
+    usable = np.ones(len(block["hu"]), bool)
+    if "labels" in block:
+        usable &= (block["labels"] == LUNG).any(axis=(1, 2))
+    if "lungs" in block:
+        usable &= (block["lungs"] > 0).mean(axis=(1, 2)) > LEAST_SHARE
+    return np.flatnonzero(usable)
 
 
-def slice_blocks(listed: ListedScan, spacing_mm: Spacing) -> list[dict[str, np.ndarray]]:
-    """Read a scan and cut out the chest around its lungs, in slices without focal findings.
+def slice_blocks(listed: ListedScan, spacing_mm: Spacing, whole: bool = False) -> list[dict[str, np.ndarray]]:
+    """Read a scan and cut out the chest around its lungs, or `whole` slices, in slices without focal findings.
 
     In a near-healthy scan of which one lung is left out, what lies nearer to that one is not known.
 
@@ -79,11 +87,16 @@ def slice_blocks(listed: ListedScan, spacing_mm: Spacing) -> list[dict[str, np.n
         spacing_mm: the working grid, along (k, j, i).
     """
     scan = read(listed.path)
-    return chest_blocks(listed, scan, find_lungs(scan, "classical").labels, spacing_mm)
+    return chest_blocks(listed, scan, find_lungs(scan, "classical").labels, spacing_mm, whole=whole)
 
 
 def chest_blocks(
-    listed: ListedScan, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, lesions: np.ndarray | None = None
+    listed: ListedScan,
+    scan: Scan,
+    lungs: np.ndarray,
+    spacing_mm: Spacing,
+    lesions: np.ndarray | None = None,
+    whole: bool = False,
 ) -> list[dict[str, np.ndarray]]:
     """As `slice_blocks`, of a scan that has been read.
 
@@ -91,19 +104,50 @@ def chest_blocks(
         lungs: (k, j, i) uint8 on the scan's grid, 1 right, 2 left.
         lesions: (k, j, i) uint8 on the scan's grid, 1 ground glass, 2 consolidation, where they are known.
     """
-    margin = (0, *(int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:]))
-    box = bounding_box(lungs > 0, margin)
-    source = scan.grid.covering(box, scan.grid.spacing_mm)
-    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
-    hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
-    arrays = {"hu": (4 * np.round(np.clip(hu, AIR_HU, 1500.0) / 4)).astype(np.int16)}
+    chest = Chest.of(scan, lungs, spacing_mm, whole)
+    sides = chest.labels(lungs)
+    arrays = {"hu": chest.hu(scan)}
+    if whole:
+        arrays["lungs"] = (sides > 0).astype(np.uint8)
     if not listed.covid:
-        sides = resample(lungs[box], source, grid, nearest=True)
         arrays["labels"] = known_lung(sides, SIDES[listed.lungs], spacing_mm)
     if lesions is not None:
-        arrays["labels"] += resample(lesions[box], source, grid, nearest=True) * (arrays["labels"] == LUNG)
-    parts = free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
+        arrays["labels"] += chest.labels(lesions) * (arrays["labels"] == LUNG)
+    parts = free_slices(listed, scan, chest.box[0].start, len(sides), spacing_mm[0])
     return [{name: array[part] for name, array in arrays.items()} for part in parts]
+
+
+@dataclass(frozen=True)
+class Chest:
+    """The chest around the lungs, or whole slices.
+
+    Attributes:
+        box: where it lies in the scan. source: the scan's grid there. grid: the working grid there.
+        brightest_hu: kept of it.
+    """
+
+    box: tuple[slice, ...]
+    source: Grid
+    grid: Grid
+    brightest_hu: float
+
+    @classmethod
+    def of(cls, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False) -> Chest:
+        """Find it by the lungs, (k, j, i) uint8 on the scan's grid."""
+        around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
+        box = bounding_box(lungs > 0, (0, *around))
+        source = scan.grid.covering(box, scan.grid.spacing_mm)
+        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+        return cls(box, source, grid, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU)
+
+    def hu(self, scan: Scan) -> np.ndarray:
+        """On the working grid, (k, j, i) int16."""
+        hu = resample(scan.hu[self.box], self.source, self.grid, outside=AIR_HU)
+        return (4 * np.round(np.clip(hu, AIR_HU, self.brightest_hu) / 4)).astype(np.int16)
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels (k, j, i) uint8 on the scan's grid, brought onto the working grid."""
+        return resample(labels[self.box], self.source, self.grid, nearest=True)
 
 
 def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -> np.ndarray:
@@ -133,15 +177,27 @@ def labelled(
         hu = denser(hu, labels == LUNG, spacing_mm, rng)
     ill = infect(hu, labels == LUNG, spacing_mm, np.random.default_rng(made))
     middle = k - slab.start
-    return varied(ill.hu[middle], labels[middle] + ill.classes[middle], canvas, rng)
+    plane, classes = _seen(block, k, ill.hu[middle], labels[middle] + ill.classes[middle], spacing_mm)
+    return varied(plane, classes, canvas, rng)
 
 
-def unlabelled(slices: Slices, canvas: Plane, seed: np.random.SeedSequence) -> np.ndarray:
+def unlabelled(slices: Slices, spacing_mm: Spacing, canvas: Plane, seed: np.random.SeedSequence) -> np.ndarray:
     """A target slice as it is: image (j, i) float32 in [-1, 1]."""
     rng = np.random.default_rng(seed)
     block, k = slices.draw(rng)
     plane = block["hu"][k].astype(np.float32)
-    return varied(plane, np.zeros(plane.shape, np.uint8), canvas, rng)[0]
+    plane, nothing = _seen(block, k, plane, np.zeros(plane.shape, np.uint8), spacing_mm)
+    return varied(plane, nothing, canvas, rng)[0]
+
+
+def _seen(
+    block: Arrays, k: int, hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing
+) -> tuple[np.ndarray, np.ndarray]:
+    """HU and labels (j, i) of slice k as they are or, of a block of whole slices, as of an equalised picture."""
+    if "lungs" not in block:
+        return hu, labels
+    image, moved = clahe.seen(hu, block["lungs"][k] > 0, spacing_mm[1], AROUND_MM, labels)
+    return image, moved
 
 
 def varied(

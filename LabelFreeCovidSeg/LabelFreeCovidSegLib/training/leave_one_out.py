@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from LabelFreeCovidSegLib.progress import Progress, part, silent
-from LabelFreeCovidSegLib.training import loop, runs
+from LabelFreeCovidSegLib.training import loop, recipes, runs
 from LabelFreeCovidSegLib.training.prepare import Cache
 from LabelFreeCovidSegLib.training.runs import Machine, Plan
 
@@ -37,12 +37,15 @@ def leave_one_out(
         The model store of each fold.
 
     Raises:
-        TrainingError: an unknown scan, or one that is left out and held out; a run there of another recipe.
+        TrainingError: an unknown scan, or one that is left out and held out; a run there of another recipe; or several
+            seeds of a method whose networks do not vote.
     """
+    # All faults of the plan before hours of training.
+    recipes.refuse_vote(plan.method, len(seeds))
     plans = [replace(plan, seed=seed, without=(*plan.without, *fold)) for fold in folds for seed in seeds]
-    recipes = [one.recipe(cache) for one in plans]  # all faults of the plan before hours of training
+    planned = [one.recipe(cache) for one in plans]
     paths = [folder / "+".join(fold) / f"seed-{seed}" for fold in folds for seed in seeds]
-    for number, (one, recipe, path) in enumerate(zip(plans, recipes, paths, strict=True)):
+    for number, (one, recipe, path) in enumerate(zip(plans, planned, paths, strict=True)):
         step = part(progress, number / len(plans), (number + 1) / len(plans))
         if not _complete(path, recipe):
             runs.train(one, cache, path, machine, resume=True, progress=step)

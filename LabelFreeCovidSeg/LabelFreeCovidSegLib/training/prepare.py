@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from LabelFreeCovidSegLib.errors import TrainingError
+from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.store import write_atomically
@@ -38,12 +39,15 @@ class CachedScan:
 
 @dataclass(frozen=True)
 class Cache:
-    """What `prepare` wrote: for which method or methods (`recipes.cache_of`), on which grid, and of which scans."""
+    """What `prepare` wrote: for which method or methods (`recipes.cache_of`), on which grid, of which scans, and for
+    which kind of slices.
+    """
 
     folder: Path
     method: str
     spacing_mm: Lengths
     scans: tuple[CachedScan, ...]
+    domain: str = HU
 
     def blocks(self, name: str) -> list[dict[str, np.ndarray]]:
         """Read the blocks of the scan called `name`."""
@@ -92,8 +96,9 @@ def prepare(
         for file, block in zip(files, blocks, strict=True):
             _write(folder / file, block)
         cached.append(CachedScan(listed.name, listed.collection, listed.licence, files, listed.covid))
-    cache = Cache(folder, recipes.cache_of(method), preset.spacing_mm, tuple(cached))
-    index = {"method": cache.method, "spacing_mm": preset.spacing_mm, "scans": [asdict(scan) for scan in cache.scans]}
+    cache = Cache(folder, recipes.cache_of(method), preset.spacing_mm, tuple(cached), recipes.domain(preset))
+    index = {"method": cache.method, "spacing_mm": preset.spacing_mm, "domain": cache.domain}
+    index |= {"scans": [asdict(scan) for scan in cache.scans]}
     write_atomically(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     return cache
 
@@ -110,7 +115,7 @@ def open_cache(folder: Path, method: str) -> Cache:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         scans = tuple(CachedScan(**{**row, "blocks": tuple(row["blocks"])}) for row in index["scans"])
-        cache = Cache(folder, index["method"], tuple(index["spacing_mm"]), scans)
+        cache = Cache(folder, index["method"], tuple(index["spacing_mm"]), scans, index.get("domain", HU))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{folder}: not a cache of prepared scans ({error!r}). Run `train prepare {wanted}` first."

@@ -48,13 +48,20 @@ class Preset(Protocol):
         ...
 
 
+def domain(preset: Preset) -> str:
+    """What the slices are that a preset learns from, as `methods.base.Card.domain`: "hu" unless it says otherwise."""
+    from LabelFreeCovidSegLib.methods.base import HU  # late: what can be trained is listed without numpy
+
+    return getattr(preset, "domain", HU)
+
+
 class Recipe(Protocol):
     """What a line of `REGISTRY` leads to: mostly a module.
 
     Attributes:
         PRESETS: by name; the first is the default.
         CITATION: of the method, for the manifest.
-        EXPECTS: what the input of the finished weights must be, for a reader of the manifest.
+        EXPECTS: what the input of the finished weights must be, for a reader of the manifest, where it is in HU.
         SHIPS: which of the trainee's networks a scan needs, as far as a preset has them. The weights of one that ships
             alone keep the names they have in it; where there are several, `NETWORK.` stands before them.
     """
@@ -126,12 +133,21 @@ REGISTRY = {
 }
 """Name on the command line -> module, or module:name of what stands in it; imported only when it is asked for."""
 
+VOTING = ("normnet", "opacitynet", "opacitynet2d", "opacitynet_clahe")
+"""Methods whose networks vote if there are several. Of all others, one run is the method."""
+
 
 def recipe(method: str) -> Recipe:
     """The recipe of a method. Raises `TrainingError` for a name that is not in the registry."""
     if method not in REGISTRY:
         raise TrainingError(f"'{method}' can't be trained. Choose one of: {', '.join(REGISTRY)}.")
     return cast(Recipe, pkgutil.resolve_name(REGISTRY[method]))
+
+
+def refuse_vote(method: str, runs: int) -> None:
+    """Raise `TrainingError` for several runs of a method whose networks do not vote."""
+    if runs > 1 and method not in VOTING:
+        raise TrainingError(f"Networks of {method} do not vote, and {runs} runs were given. Give one.")
 
 
 def cache_of(method: str) -> str:

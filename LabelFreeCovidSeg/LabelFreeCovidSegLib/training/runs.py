@@ -13,6 +13,7 @@ from torch import Tensor
 
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
+from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.store import Entry
 from LabelFreeCovidSegLib.training import loop, recipes
@@ -20,6 +21,7 @@ from LabelFreeCovidSegLib.training.prepare import Cache, CachedScan, open_cache
 
 LICENCE = "Apache-2.0"
 """Of weights, unless they learned from scans with a stricter one."""
+EXPECTS_EQUALISED = "Axial chest CT slices as 8-bit pictures that were equalised place by place (CLAHE); whole slices."
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ def train(
     """Train, and return the file of the best networks or, where no scan chooses, of the last.
 
     Raises:
-        TrainingError: as `Plan.recipe` and `loop.fit`; or the cache is of another grid.
+        TrainingError: as `Plan.recipe` and `loop.fit`; or the cache is of another grid or another kind of slices.
     """
-    preset = plan.preset
-    if cache.spacing_mm != preset.spacing_mm:
+    preset, domain = plan.preset, recipes.domain(plan.preset)
+    if (cache.spacing_mm, cache.domain) != (preset.spacing_mm, domain):
         raise TrainingError(
-            f"{cache.folder}: prepared at {cache.spacing_mm} mm, but preset '{preset.name}' works at "
-            f"{preset.spacing_mm} mm. Run `train prepare {cache.method} --preset {preset.name}` into another folder."
+            f"{cache.folder}: prepared at {cache.spacing_mm} mm for {cache.domain}, but preset '{preset.name}' works "
+            f"at {preset.spacing_mm} mm on {domain}. Run `train prepare {cache.method} --preset {preset.name}` into "
+            "another folder."
         )
     recipe = plan.recipe(cache)
     judge = cache.blocks(plan.hold_out) if plan.hold_out else []
@@ -127,7 +130,8 @@ def export(
     """Put the networks of runs that differ in their seed alone into a model store, to vote.
 
     Raises:
-        TrainingError: a run that is not at its end, or that differs in more than its seed.
+        TrainingError: a run that is not at its end, or that differs in more than its seed; or several of a method whose
+            networks do not vote.
     """
     finished = [finished_run(folder) for folder in folders]
     recipe = {**finished[0].recipe, "seed": None}
@@ -141,6 +145,7 @@ def export(
     if cache.without([*recipe["without"], *filter(None, [recipe["hold_out"]])]) != recipe["scans"]:
         raise TrainingError(f"{cache_folder}: not the cache that {folders[0]} was trained on. Name that one.")
     module = recipes.recipe(method)
+    recipes.refuse_vote(method, len(folders))
     states = {
         f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": shipped(run, module.SHIPS) for run in finished
     }
@@ -157,7 +162,7 @@ def export(
         licence=licence(scans),
         licence_confirmed=False,
         citation=module.CITATION,
-        expects=module.EXPECTS,
+        expects=module.EXPECTS if recipes.domain(preset) == HU else EXPECTS_EQUALISED,
     )
     return weights.store_entry(entry, states, store)
 

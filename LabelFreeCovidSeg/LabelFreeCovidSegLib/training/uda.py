@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods import uda
+from LabelFreeCovidSegLib.methods.base import CLAHE256
 from LabelFreeCovidSegLib.methods.uda import CLASSES, UNKNOWN, Preset
 from LabelFreeCovidSegLib.networks.uda import Classifier, Discriminator, Extractor, Generator
 from LabelFreeCovidSegLib.progress import Progress
@@ -124,7 +125,7 @@ class BothDomains(SourceOnly):
 
     def target(self, seed: np.random.SeedSequence) -> np.ndarray:
         """A slice of a patient, (1, j, i) float32."""
-        return unlabelled(one_of(self.targets, seed), self.preset.canvas, seed)[None]
+        return unlabelled(one_of(self.targets, seed), self.preset.spacing_mm, self.preset.canvas, seed)[None]
 
 
 class Adapted(BothDomains):
@@ -177,18 +178,9 @@ def fall(share: float) -> float:
     return DROP ** int(share * DROPS + 1e-9)
 
 
-def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays]) -> SourceOnly:
-    """New networks and everything the loop needs to train them.
-
-    Raises:
-        TrainingError: no near-healthy scan to train on or to judge by, or none of a patient to adapt to.
-    """
-    return (Adapted if preset.alpha else SourceOnly)(preset, train, judge)
-
-
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """The chest around the lungs, with labels if the scan is near-healthy."""
-    return slice_blocks(listed, preset.spacing_mm)
+    """The chest around the lungs or, for equalised pictures, whole slices; with labels if the scan is near-healthy."""
+    return slice_blocks(listed, preset.spacing_mm, whole=preset.domain == CLAHE256)
 
 
 def calibrate(
@@ -210,3 +202,6 @@ def child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
 
 def _adam(*networks: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam([p for network in networks for p in network.parameters()])
+
+
+trainee = Adapted

@@ -27,14 +27,15 @@ REGISTRY = {
 
 
 def find(text: str) -> tuple[DataSet, Path]:
-    """The data set that `NAME=FOLDER` (a public one) or `FOLDER` (laid out as `folder.LAYOUT`) stands for.
+    """The data set that `NAME=FOLDER` (a public one), `FOLDER` (laid out as `folder.LAYOUT`) or `FILE.toml` (the
+    description of such a folder) stands for.
 
     Raises:
-        DataSetError: no public set is called so.
+        DataSetError: no public set is called so, or the description is wrong.
     """
     name, equals, path = text.partition("=")
     if not equals:
-        return folder.of(Path(text)), Path(text)
+        return folder.find(Path(text))
     if name not in REGISTRY:
         raise DataSetError(f"There is no data set '{name}'. Choose one of: {', '.join(REGISTRY)}, or give a folder.")
     return REGISTRY[name], Path(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +26,11 @@ class Mask:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan or picture with what experts drew in it. Nothing is opened yet; see `expert.read`.
+    """One scan or picture with what experts drew in it, or a volume of pictures. Nothing is opened yet; see `expert`.
 
     Attributes:
         name: unique in its data set; results are filed under it.
-        image: the scan (what `read.read` takes), a picture, or a stack of pictures.
+        image: the scan (what `read.read` takes), a picture, or a stack of pictures; of a volume, its first picture.
         lesions: None if the case is known to have none.
         lungs: None if nobody drew them.
         classes: labels 1 ground glass and 2 consolidation; None if nobody told them apart.
@@ -38,6 +38,10 @@ class Case:
         hu: False if the grey values are no Hounsfield units.
         mm: False if the size of a pixel is not known.
         left_out: protocol -> why its authors did not count this case.
+        orientation: of pictures, which way they lie: one of `pictures.ORIENTATIONS`.
+        equalised: of pictures, whether they were equalised place by place, so that no grey stands for a density.
+        slices: the pictures of a volume from the feet up, alike in size, orientation and equalising; they are counted
+            together. Their masks are their own, and the volume's are None.
     """
 
     name: str
@@ -49,10 +53,24 @@ class Case:
     hu: bool = True
     mm: bool = True
     left_out: Mapping[str, str] = field(default_factory=dict)
+    orientation: str = "LP"
+    equalised: bool = False
+    slices: tuple[Case, ...] = ()
+
+    @classmethod
+    def of_slices(cls, name: str, slices: Sequence[Case]) -> Case:
+        """The volume that pictures make, the lowest first."""
+        first = slices[0]
+        return cls(
+            name, first.image, hu=False, mm=False, orientation=first.orientation, equalised=first.equalised,
+            slices=tuple(slices),
+        )  # fmt: skip
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Everything that a result of this case depends on."""
+        if self.slices:
+            return tuple(dict.fromkeys(file for each in self.slices for file in each.files))
         masks = {mask.path: None for mask in (self.lesions, self.lungs, self.classes) if mask}
         return (self.image, *masks)
 

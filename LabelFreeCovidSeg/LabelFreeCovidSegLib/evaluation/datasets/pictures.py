@@ -19,7 +19,7 @@ def _medseg(folder: Path) -> list[Case]:
 def _semiseg(folder: Path) -> list[Case]:
     train = folder / "TrainingSet" / "LungInfection-Train" / "Doctor-label"
     return [
-        Case(stem(image), image, Mask(train / "GT" / f"{stem(image)}.png"), hu=False, mm=False)
+        Case(stem(image), image, Mask(train / "GT" / f"{stem(image)}.png"), hu=False, mm=False, orientation="PL")
         for image in (train / "Imgs").glob("*.jpg")
     ]
 

@@ -21,8 +21,8 @@ CARD = Card(
 # The published rates are those of networks that begin with ImageNet's weights; with a fortieth of the iterations, and
 # from nothing, `small` must learn faster.
 PRESETS = {
-    "paper": replace(uda.PRESETS["paper"], alpha=0.0, learning_rate=2.5e-4),
-    "small": replace(uda.PRESETS["small"], alpha=0.0, learning_rate=2e-2),
+    "paper": replace(uda.PRESETS["paper"], learning_rate=2.5e-4),
+    "small": replace(uda.PRESETS["small"], learning_rate=2e-2),
 }
 
 

@@ -20,9 +20,9 @@ CARD = Card(
     picture_mm=0.0,
 )
 PRESETS = {
-    "paper": replace(uda.PRESETS["paper"], alpha=0.0, learning_rate=6e-4, batch=12),
+    "paper": replace(uda.PRESETS["paper"], learning_rate=6e-4, batch=12),
     # As many slices as the other rows of this preset see.
-    "small": replace(uda.PRESETS["small"], alpha=0.0, learning_rate=2e-3, batch=2, iterations=1250),
+    "small": replace(uda.PRESETS["small"], learning_rate=2e-3, batch=2, iterations=1250),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from LabelFreeCovidSegLib.methods import uda
@@ -17,7 +16,7 @@ CARD = Card(
     networks=("source-only",),
     picture_mm=0.0,
 )
-PRESETS = {name: replace(uda.PRESETS[name], alpha=0.0) for name in ("paper", "small")}
+PRESETS = uda.PRESETS
 
 
 def load(store: Path | None = None) -> DomainAdaptation:

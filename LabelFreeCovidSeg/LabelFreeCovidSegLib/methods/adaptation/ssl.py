@@ -29,8 +29,8 @@ CARD = Card(
     picture_mm=0.0,
 )
 PRESETS = {
-    "paper": replace(uda.PRESETS["paper"], alpha=0.0, learning_rate=1e-3, iterations=100_100),
-    "small": replace(uda.PRESETS["small"], alpha=0.0, learning_rate=1e-2),
+    "paper": replace(uda.PRESETS["paper"], learning_rate=1e-3, iterations=100_100),
+    "small": replace(uda.PRESETS["small"], learning_rate=1e-2),
 }
 
 

@@ -6,7 +6,6 @@ The labels are those of planted lesions, made by another generator than the sour
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from LabelFreeCovidSegLib.methods import uda
@@ -22,7 +21,7 @@ CARD = Card(
     picture_mm=0.0,
     kind=SUPERVISED,
 )
-PRESETS = {name: replace(uda.PRESETS[name], alpha=0.0) for name in ("paper", "small")}
+PRESETS = {name: uda.PRESETS[name] for name in ("paper", "small")}
 
 
 def load(store: Path | None = None) -> DomainAdaptation:

@@ -6,7 +6,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import ANY, Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.scan import Scan
 
@@ -15,6 +15,8 @@ CARD = Card(
     title="HU threshold",
     summary="Marks lung at and above -500 HU.",
     citation="The threshold is that between dark and bright voxels in Yao et al., IEEE TMI 2021.",
+    picture_mm=0.0,
+    domain=ANY,
 )
 WINDOW_HU = (-800.0, 100.0)
 """The window of Yao et al.; the score runs from 0 to 1 over it."""
