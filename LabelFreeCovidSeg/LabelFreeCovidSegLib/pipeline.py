@@ -59,7 +59,7 @@ class Result:
 
 def segment(
     scan: Scan,
-    method: str = "normnet",
+    method: str = base.DEFAULT,
     lungs: str | Path | LungMask = "lungnet",
     device_name: str = "auto",
     precision: str = "auto",

@@ -45,7 +45,7 @@ class Choices:
     """How to segment pictures.
 
     Attributes:
-        method: a name of `methods.base.REGISTRY` whose card has `picture_mm`.
+        method: a name of `methods.base.PICTURES`, or one of `REGISTRY` whose card has `picture_mm`.
         lungs: a folder of mask pictures with the names of the pictures; None to find them.
         orientation: of all pictures, one of `pictures.ORIENTATIONS`.
         pixel_mm: of all pictures; None to guess it.
@@ -53,7 +53,7 @@ class Choices:
         device, precision: see `pipeline.segment`.
     """
 
-    method: str = "normnet"
+    method: str = base.for_pictures(equalised=False)
     lungs: Path | None = None
     orientation: str = "LP"
     pixel_mm: float | None = None

@@ -19,7 +19,7 @@ from torch import nn
 
 MM = (3.0, 3.0, 3.0)
 SMALL = replace(opacitynet2d.SMALL, spacing_mm=MM, side=96, widths=(4, 8, 8), batch=2, slices=3)
-CLAHE = replace(SMALL, equalised=True)
+CLAHE = replace(SMALL, domain=base.CLAHE256)
 STILL = replace(
     recipe.PICTURES, turn_degrees=0.0, size=(1.0, 1.0), noise_hu=(0, 0), sharpness=(0, 0), windowed=0.0, scale=(1, 1),
     shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0),
@@ -189,4 +189,4 @@ def test_the_network_keeps_the_extents_and_refuses_odd_ones():
 def test_equalised_pictures_have_a_method_of_their_own():
     assert opacitynet_clahe.CARD.domain == base.CLAHE256
     assert opacitynet2d.CARD.domain == base.HU
-    assert opacitynet_clahe.PRESETS["small"].equalised
+    assert opacitynet_clahe.PRESETS["small"].domain == base.CLAHE256

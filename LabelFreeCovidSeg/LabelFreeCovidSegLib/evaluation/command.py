@@ -33,9 +33,9 @@ def add_arguments(
     """Declare them."""
     from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
     from LabelFreeCovidSegLib.evaluation.protocols import PROTOCOLS
-    from LabelFreeCovidSegLib.methods.base import BASELINES, REGISTRY
+    from LabelFreeCovidSegLib.methods.base import everything
 
-    methods = [*REGISTRY, *BASELINES]
+    methods = list(everything())
     parser.add_argument(
         "--methods", nargs="+", choices=methods, metavar="METHOD",
         help=f"one or more of: {', '.join(methods)}; the others are compared with the first (default: all that have "
@@ -106,5 +106,4 @@ def ready() -> list[str]:
     from LabelFreeCovidSegLib import store
     from LabelFreeCovidSegLib.methods import base
 
-    names = [*base.REGISTRY, *base.BASELINES]
-    return [name for name in names if all(store.find(network) for network in base.card(name).networks)]
+    return [name for name in base.everything() if all(store.find(network) for network in base.card(name).networks)]

@@ -43,7 +43,7 @@ class Plan:
     """What to evaluate.
 
     Attributes:
-        methods: names in `base.REGISTRY` or `base.BASELINES`; the others are compared with the first.
+        methods: names in `base.everything()`; the others are compared with the first.
         data: data sets with the folders that hold them.
         protocols: names in `PROTOCOLS`.
         choices: how to segment; the method is that of the row.

@@ -130,6 +130,11 @@ JOINT = "+"
 """Between the names of methods that vote."""
 
 
+def everything() -> dict[str, str]:
+    """Name -> module of all methods, those to segment with first."""
+    return REGISTRY | PICTURES | BASELINES
+
+
 def for_pictures(equalised: bool) -> str:
     """What segments pictures if nobody chooses: OpacityNet's networks for this kind of them."""
     return "opacitynet_clahe" if equalised else "opacitynet2d"
@@ -143,7 +148,7 @@ def members(name: str) -> tuple[str, ...]:
     """
     names = tuple(name.split(JOINT))
     for each in names:
-        if each not in REGISTRY | PICTURES | BASELINES:
+        if each not in everything():
             raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
         if names.count(each) > 1:
             raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
@@ -167,7 +172,7 @@ def load(name: str) -> Method:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module((REGISTRY | PICTURES | BASELINES)[name])
+    return importlib.import_module(everything()[name])
 
 
 def _consensus() -> ModuleType:

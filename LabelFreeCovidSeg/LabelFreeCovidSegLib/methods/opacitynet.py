@@ -42,7 +42,6 @@ CARD = Card(
     "SK. Label-Free Segmentation of COVID-19 Lesions in Lung CT. IEEE Trans Med Imaging 2021;40(10):2808-2819. "
     "doi:10.1109/TMI.2021.3066161",
     networks=("opacitynet",),
-    picture_mm=24.0,
 )
 
 WINDOW_HU = (-1000.0, 200.0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
 from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
@@ -56,7 +56,7 @@ class Preset:
         batch: stacks an iteration. slices: of each stack.
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
         window_hu: what the networks see, brought to [0, 1].
-        equalised: trained on pictures that were equalised place by place.
+        domain: what the slices are; see `base.Card`.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Preset:
     learning_rate: float
     cooldown: float
     window_hu: tuple[float, float] = WINDOW_HU
-    equalised: bool = False
+    domain: str = HU
 
 
 SMALL = Preset("small", (3.0, 1.5, 1.5), 192, (16, 32, 64, 96, 128), batch=2, slices=4, iterations=1200,

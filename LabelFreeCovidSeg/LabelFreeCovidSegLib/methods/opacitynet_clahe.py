@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from LabelFreeCovidSegLib.anchors import EQUALISED_HU
 from LabelFreeCovidSegLib.methods import opacitynet2d
 from LabelFreeCovidSegLib.methods.base import CLAHE256
 from LabelFreeCovidSegLib.methods.opacitynet2d import OpacityNet2D
@@ -18,7 +19,7 @@ CARD = replace(
     networks=("opacitynet_clahe",),
     domain=CLAHE256,
 )
-PRESETS = {"small": replace(opacitynet2d.SMALL, iterations=2000, window_hu=(-800.0, 100.0), equalised=True)}
+PRESETS = {"small": replace(opacitynet2d.SMALL, iterations=2000, window_hu=EQUALISED_HU, domain=CLAHE256)}
 
 
 def load(store: Path | None = None) -> OpacityNet2D:

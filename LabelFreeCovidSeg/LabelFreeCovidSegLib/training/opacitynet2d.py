@@ -1,7 +1,7 @@
 """The recipe of OpacityNet for slices: painted pneumonia, seen as pictures show it.
 
 What is painted, and what chooses and calibrates the networks, is as in `training.opacitynet`. A picture then loses what
-pictures lose: its window, its scale, and with `Preset.equalised` the HU themselves.
+pictures lose: its window, its scale, and in equalised ones the HU themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from LabelFreeCovidSegLib import device
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
+from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import Preset
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -220,7 +221,7 @@ def developed(hu: np.ndarray, lung: np.ndarray, preset: Preset, rng: np.random.G
     hu = hu + rng.standard_normal(hu.shape, dtype=np.float32) * np.float32(rng.uniform(*PICTURES.noise_hu))
     if rng.random() < PICTURES.windowed:
         hu = np.clip(hu, rng.uniform(*PICTURES.darkest_hu), rng.uniform(*PICTURES.brightest_hu))
-    if not preset.equalised:
+    if preset.domain == HU:
         scale, shift = rng.uniform(*PICTURES.scale), rng.uniform(*PICTURES.shift_hu)
         return opacitynet.window((AIR_HU + scale * (hu - AIR_HU) + shift).astype(np.float32), preset.window_hu)
     # One voxel of each stands for all that is darker or brighter outside the crop.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from LabelFreeCovidSegLib.methods import opacitynet_clahe
-from LabelFreeCovidSegLib.training.opacitynet2d import CITATION, SHIPS, blocks, calibrate, trainee
+from LabelFreeCovidSegLib.training.opacitynet2d import CITATION, EXPECTS, SHIPS, blocks, calibrate, trainee
 
 __all__ = ["CITATION", "EXPECTS", "PRESETS", "SHIPS", "blocks", "calibrate", "trainee"]
 
 PRESETS = opacitynet_clahe.PRESETS
-EXPECTS = "Axial slices of the chest as pictures of 256 x 256 pixels, equalised place by place; lungs found beforehand."
