@@ -128,4 +128,5 @@ def calibrate(
         found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
         return normnet.doubt(view.image, found, view.lung, preset.spacing_mm)
 
-    return calibration.calibrate(score, preset, Lung.of(judge), progress)
+    measured, _ = calibration.calibrate(score, preset, Lung.of(judge), progress)
+    return measured

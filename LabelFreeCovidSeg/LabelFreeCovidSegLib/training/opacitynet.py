@@ -120,7 +120,7 @@ def opacity(network: nn.Module, view: View) -> np.ndarray:
 def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
-    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
+    """`threshold` and `calibration` of the networks' mean probability on foreign lesions in the held-out scan."""
     networks = [opacitynet.build(preset) for _ in states]
     for network, state in zip(networks, states, strict=True):
         network.load_state_dict(state)
@@ -132,4 +132,5 @@ def calibrate(
         found = [predict_tiles(network, image, view.lung, preset.crop, compute) for network in networks]
         return np.mean(found, axis=0)
 
-    return calibration.calibrate(score, preset, Lung.of(judge), progress)
+    measured, fitted = calibration.calibrate(score, preset, Lung.of(judge), progress)
+    return {"threshold": calibration.best_threshold(fitted), **measured}
