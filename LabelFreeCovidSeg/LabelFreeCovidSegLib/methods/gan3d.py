@@ -74,7 +74,8 @@ class Preset:
         slice_mm: distance of the generator's slices; 0 where all of the lungs are stretched to one canvas.
         canvas: extents (k, j, i) of what the generator sees at once, divisible by 16. In the plane the lungs' box is
             always stretched to it.
-        base: width of the generator. critic_channels: of the discriminator. slice_base: width of the slice network.
+        base: width of the generator. critic_channels, critic_dropout: of the discriminator. slice_base: width of the
+            slice network.
         batch: pieces of lung an iteration. slices: slices an iteration of the second phase, half of them high.
         gan_share: of the iterations, after which the generator is frozen and the slice network begins.
         pool: pieces of ill lung whose pseudo masks teach the slice network.
@@ -102,6 +103,7 @@ class Preset:
     decays: int
     segmenter: bool = True
     contrast: bool = True
+    critic_dropout: float = 0.5
     threshold: Threshold = Threshold()
 
     @property
@@ -119,7 +121,7 @@ _PAPER = Preset(
 _SMALL = Preset(
     "small", 6.0, (16, 96, 96), 3, (8, 16, 32, 64), 16, batch=2, slices=16,
     iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=1e-3, slice_rate=1e-3,
-    contrast_rate=1e-4, decays=22,
+    contrast_rate=1e-4, decays=22, critic_dropout=0.0,
 )  # fmt: skip
 PRESETS = {
     preset.name: preset

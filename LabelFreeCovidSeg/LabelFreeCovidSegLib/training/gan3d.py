@@ -61,7 +61,7 @@ class Gan3DTrainee:
             raise TrainingError("There is no near-healthy scan to learn from. List one without `covid = true`.")
         self.views = views(preset, judge) if judge else []
         self.generator = DenseUNet3D(preset.base)
-        self.discriminator = Discriminator3D(preset.critic_channels)
+        self.discriminator = Discriminator3D(preset.critic_channels, preset.critic_dropout)
         self.segmenter = BCDUNet(preset.slice_base)
         self.projection = Projection(preset.slice_base)
         self.networks: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
