@@ -90,10 +90,12 @@ DEFAULT = "opacitynet"
 REGISTRY = {
     "opacitynet": "LabelFreeCovidSegLib.methods.opacitynet",
     "normnet": "LabelFreeCovidSegLib.methods.normnet",
+    "cyclegan": "LabelFreeCovidSegLib.methods.cyclegan",
+    "uda": "LabelFreeCovidSegLib.methods.uda",
 }
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. Importing the module must not
-need torch: the panel shows the card in Slicer's own process, before torch is installed. A method whose weights do not
-ship yet (`cyclegan`, `gan3d`, `uda`) can be trained (`training.recipes.REGISTRY`), but is not offered here."""
+need torch: the panel shows the card in Slicer's own process, before torch is installed. `gan3d`, whose weights do not
+ship yet, can be trained (`training.recipes.REGISTRY`), but is not offered here."""
 
 PICTURES = {
     "opacitynet2d": "LabelFreeCovidSegLib.methods.opacitynet2d",
