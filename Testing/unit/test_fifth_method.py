@@ -126,14 +126,14 @@ def test_without_its_weights_it_says_how_to_get_them():
 def test_help_and_wrong_usage_name_it(ct, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["segment", "--help"])
-    assert "normnet, dense, or several joined by +" in " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(base.REGISTRY)}, or several joined by +" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as exit_:
         segment(ct, tmp_path / "out", "dens")
     assert exit_.value.code == 2
-    assert "There is no method 'dens'. Choose one of: normnet, dense." in capsys.readouterr().err
+    assert f"There is no method 'dens'. Choose one of: {', '.join(base.REGISTRY)}." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", base.REGISTRY | base.BASELINES)
+@pytest.mark.parametrize("name", base.everything())
 def test_the_card_of_every_method_needs_no_torch(name):
     code = f"""
 import sys

@@ -123,7 +123,7 @@ def test_cancelling_passes_through(method, chest, lung_file):
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones(chest):
-    with pytest.raises(LabelFreeCovidSegError, match=r"no method 'magic'\. Choose one of: normnet"):
+    with pytest.raises(LabelFreeCovidSegError, match=r"no method 'magic'\. Choose one of: opacitynet, normnet"):
         pipeline.segment(chest.scan, method="magic")
 
 
