@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
-from LabelFreeCovidSegLib.training.calibrate import KNOTS, best_threshold, calibrate, curve, expected_error
+from LabelFreeCovidSegLib.training.calibrate import KNOTS, calibrate, curve, expected_error
 from LabelFreeCovidSegLib.training.crops import Lung, views
 
 
@@ -33,12 +33,6 @@ def test_a_curve_fitted_on_some_voxels_is_right_about_others():
     assert expected_error(score, lesion) > 0.12  # the mean of sqrt(x) - x is 1/3 - 1/5
     assert expected_error(np.interp(score, *knots.T), lesion) < 0.02
     np.testing.assert_allclose(np.interp([0.09, 0.25, 0.64], *knots.T), [0.3, 0.5, 0.8], atol=0.05)
-
-
-def test_the_best_threshold_is_the_one_with_the_highest_dice():
-    score = np.array([0.05, 0.2, 0.32, 0.58, 0.62, 0.9], np.float32)
-    assert 0.32 <= best_threshold((score, np.array([0, 0, 0, 1, 1, 1], bool))) < 0.58
-    assert best_threshold((score, np.array([0, 1, 1, 1, 1, 1], bool))) < 0.2
 
 
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50))
@@ -71,7 +65,7 @@ TINY = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0), crop=(16, 3
 
 
 def test_networks_that_are_too_timid_become_surer_of_what_is_bright(lung):
-    found, _ = calibrate(timid, TINY, lung, silent)
+    found = calibrate(timid, TINY, lung, silent)
     error = found["calibration_error"]
     assert error["after"] < 0.7 * error["before"]
     places, probability = np.transpose(found["calibration"])

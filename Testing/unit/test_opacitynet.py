@@ -197,22 +197,11 @@ def test_the_outline_follows_a_lesion_on_the_scans_own_grid_and_drops_specks():
     assert found.score[15, 48, 46] > 0.3  # the speck is in the anomaly map, though not in the outline
 
 
-def test_the_threshold_decides_what_is_lesion_and_not_what_the_map_says():
-    scan, lungs, _ = scan_with_a_ball()
-    marked = []
-    for threshold in (0.85, 0.95):
-        model = OpacityNet([Brightness(0.25, 0.9)], opacitynet.PRESETS["small"], "stub", threshold)
-        found = model.predict(scan, lungs, Compute("cpu", "float32"), silent)
-        marked.append(int(found.lesion.sum()))
-        assert found.score[15, 25, 25] == pytest.approx(0.9, abs=1e-3)
-    assert marked[0] > 0 == marked[1]
-
-
 def test_networks_are_averaged_and_the_map_is_calibrated_but_not_the_outline():
     scan, lungs, _ = scan_with_a_ball()
     networks = [Brightness(0.25, 0.9), Brightness(0.25, 0.3)]
     curve = [[0.0, 0.0], [0.6, 0.2], [1.0, 1.0]]
-    found = OpacityNet(networks, opacitynet.PRESETS["small"], "stub", calibration=curve).predict(
+    found = OpacityNet(networks, opacitynet.PRESETS["small"], "stub", curve).predict(
         scan, lungs, Compute("cpu", "float32"), silent
     )
     assert found.calibrated

@@ -78,8 +78,8 @@ PRESETS = {
                     learning_rate=3e-3, cooldown=0.8),
 }  # fmt: skip
 
-THRESHOLD = 0.5
-"""From here on a voxel is lesion: the networks' mean of it, unless the manifest knows better."""
+LESION_PROBABILITY = 0.5
+"""From here on a voxel is lesion: the networks' mean of it."""
 LEAST_ML = 0.05
 """A smaller piece is noise: a ball of 4.6 mm."""
 
@@ -90,9 +90,9 @@ def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.nda
     return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
 
 
-def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = THRESHOLD) -> np.ndarray:
+def outline(probability: np.ndarray, spacing_mm: Lengths) -> np.ndarray:
     """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, and large enough."""
-    likely = probability > threshold
+    likely = probability > LESION_PROBABILITY
     pieces, _ = ndimage.label(likely)
     volumes_ml = np.bincount(pieces.ravel()) * float(np.prod(spacing_mm)) / 1000.0
     return likely & (volumes_ml >= LEAST_ML)[pieces]
@@ -105,20 +105,17 @@ class OpacityNet:
         networks: in evaluation mode.
         preset: what they were trained with.
         weights: how the report names them.
-        threshold: of their mean probability, from which on there is lesion.
-        calibration: of that mean, as measured on lesions of another make; without it, it is given as it is.
+        calibration: of their probability, as measured on lesions of another make; without it, it is given as it is.
     """
 
     card = CARD
 
     def __init__(
-        self, networks: Sequence[nn.Module], preset: Preset, weights: str, threshold: float = THRESHOLD,
-        calibration: Calibration = (),
-    ) -> None:  # fmt: skip
+        self, networks: Sequence[nn.Module], preset: Preset, weights: str, calibration: Calibration = ()
+    ) -> None:
         self.networks = tuple(networks)
         self.preset = preset
         self.weights = weights
-        self.threshold = threshold
         self.calibration = calibration
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
@@ -135,11 +132,11 @@ class OpacityNet:
         ]
         progress(0.85, "Outlining lesions")
         probability = np.mean(found, axis=0) * work.lung
-        kept = outline(probability, work.grid.spacing_mm, self.threshold)
+        kept = outline(probability, work.grid.spacing_mm)
         # The outline runs where the probability on the scan's own grid passes the threshold: a mask that was made on
         # the working grid would come out in steps.
-        dropped = (probability > self.threshold) & ~kept
-        lesion = work.paste(np.where(dropped, 0.0, probability), lungs) > self.threshold
+        dropped = (probability > LESION_PROBABILITY) & ~kept
+        lesion = work.paste(np.where(dropped, 0.0, probability), lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32)
         score = work.paste(probability * work.lung, lungs)
@@ -164,5 +161,4 @@ def load(store: Path | None = None) -> OpacityNet:
     entry, states = weights.load(CARD.name, store)
     preset = PRESETS[entry.recipe["preset"]]
     networks = [weights.fill(build(preset), state, entry).eval() for state in states]
-    recipe = entry.recipe
-    return OpacityNet(networks, preset, entry.label, recipe.get("threshold", THRESHOLD), recipe.get("calibration", ()))
+    return OpacityNet(networks, preset, entry.label, entry.recipe.get("calibration", ()))

@@ -18,7 +18,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
-from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, THRESHOLD, WINDOW_HU, window
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
@@ -85,19 +85,17 @@ class OpacityNet2D:
         preset: what they were trained with.
         weights: how the report names them.
         card: of the method that they belong to.
-        threshold: of their mean probability, from which on there is lesion.
-        calibration: of that mean; without it, it is given as it is.
+        calibration: of their probability; without it, it is given as it is.
     """
 
     def __init__(
         self, networks: Sequence[nn.Module], preset: Preset, weights: str, card: Card = CARD,
-        threshold: float = THRESHOLD, calibration: Calibration = (),
+        calibration: Calibration = (),
     ) -> None:  # fmt: skip
         self.networks = tuple(networks)
         self.preset = preset
         self.weights = weights
         self.card = card
-        self.threshold = threshold
         self.calibration = calibration
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
@@ -112,7 +110,7 @@ class OpacityNet2D:
             found = [probabilities(network, shown[several], compute) for network in self.networks]
             probability[several] = np.mean(found, axis=0)
         probability *= work.lung
-        lesion = work.paste(probability, lungs) > self.threshold
+        lesion = work.paste(probability, lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
         return Prediction(lesion.astype(np.uint8), work.paste(probability, lungs), calibrated=bool(self.calibration))
@@ -156,7 +154,4 @@ def restored(card: Card, preset: Preset, store: Path | None) -> OpacityNet2D:
 
     entry, states = weights.load(card.name, store)
     networks = [weights.fill(build(preset), state, entry).eval() for state in states]
-    recipe = entry.recipe
-    return OpacityNet2D(
-        networks, preset, entry.label, card, recipe.get("threshold", THRESHOLD), recipe.get("calibration", ())
-    )
+    return OpacityNet2D(networks, preset, entry.label, card, entry.recipe.get("calibration", ()))

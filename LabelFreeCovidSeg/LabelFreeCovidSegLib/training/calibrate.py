@@ -24,23 +24,19 @@ FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
 """Of the views that the curve is fitted on, and of those it is checked on; others choose the checkpoint."""
 KNOTS = 32
 BINS = 15
-TRIED = np.round(np.arange(0.1, 0.91, 0.05), 2)
-"""Thresholds."""
 
 
-def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> tuple[dict[str, Any], Scored]:
+def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> dict[str, Any]:
     """A curve from score to probability, and how far off score and probability are on views it was not fitted on.
 
     Args:
         score: of a view, by the networks that vote.
 
     Returns:
-        `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after; and the
-        voxels that the curve was fitted on.
+        `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
     """
     fitted = scores(score, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
-    checked = scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0))
-    return fit(fitted, checked), fitted
+    return fit(fitted, scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
 
 
 def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
@@ -59,13 +55,6 @@ def scores(score: Score, crops: Sequence[View], progress: Progress) -> Scored:
         progress(number / len(crops), "Calibrating")
         found.append(score(view)[view.lung])
     return np.concatenate(found), np.concatenate([view.lesion[view.lung] for view in crops])
-
-
-def best_threshold(fitted: Scored) -> float:
-    """The score from which on lesion is called with the highest Dice of all voxels together."""
-    score, lesion = fitted
-    dice = [2 * np.count_nonzero(lesion & (score > t)) / (lesion.sum() + np.count_nonzero(score > t)) for t in TRIED]
-    return float(TRIED[int(np.argmax(dice))])
 
 
 def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:

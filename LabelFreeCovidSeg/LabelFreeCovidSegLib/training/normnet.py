@@ -128,5 +128,4 @@ def calibrate(
         found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
         return normnet.doubt(view.image, found, view.lung, preset.spacing_mm)
 
-    measured, _ = calibration.calibrate(score, preset, Lung.of(judge), progress)
-    return measured
+    return calibration.calibrate(score, preset, Lung.of(judge), progress)

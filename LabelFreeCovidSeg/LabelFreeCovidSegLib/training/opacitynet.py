@@ -120,7 +120,7 @@ def opacity(network: nn.Module, view: View) -> np.ndarray:
 def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
-    """`threshold` and `calibration` of the networks' mean probability on foreign lesions in the held-out scan."""
+    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
     networks = [opacitynet.build(preset) for _ in states]
     for network, state in zip(networks, states, strict=True):
         network.load_state_dict(state)
@@ -132,5 +132,4 @@ def calibrate(
         found = [predict_tiles(network, image, view.lung, preset.crop, compute) for network in networks]
         return np.mean(found, axis=0)
 
-    measured, fitted = calibration.calibrate(score, preset, Lung.of(judge), progress)
-    return {"threshold": calibration.best_threshold(fitted), **measured}
+    return calibration.calibrate(score, preset, Lung.of(judge), progress)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from LabelFreeCovidSegLib import device
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
 from LabelFreeCovidSegLib.methods.base import HU
-from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY, THRESHOLD
+from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import Preset
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import AIR_HU
@@ -155,7 +155,7 @@ class OpacityNet2DTrainee:
         both = either = 0
         for view in self.views:
             found = network(torch.from_numpy(view.shown).to(where)).float().softmax(dim=1)[:, OPACITY].cpu().numpy()
-            marked, lesion = (found > THRESHOLD) & (view.shown[:, 1] > 0), view.target == OPACITY
+            marked, lesion = (found > LESION_PROBABILITY) & (view.shown[:, 1] > 0), view.target == OPACITY
             both += int((marked & lesion).sum())
             either += int(marked.sum() + lesion.sum())
         return 2.0 * both / max(either, 1)
@@ -251,7 +251,7 @@ def views(preset: Preset, judge: Sequence[Arrays], seed: int, count: int) -> lis
 def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
-    """`threshold` and `calibration` of the networks' mean probability on foreign lesions in the held-out scan."""
+    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
     networks = [opacitynet2d.build(preset) for _ in states]
     for network, state in zip(networks, states, strict=True):
         network.load_state_dict(state)
@@ -269,5 +269,4 @@ def calibrate(
         return np.concatenate(scores), np.concatenate(lesions)
 
     fitted = scored(FIT_SEED, part(progress, 0.0, 0.5))
-    measured = calibration.fit(fitted, scored(CHECK_SEED, part(progress, 0.5, 1.0)))
-    return {"threshold": calibration.best_threshold(fitted), **measured}
+    return calibration.fit(fitted, scored(CHECK_SEED, part(progress, 0.5, 1.0)))
