@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from LabelFreeCovidSegLib import device, lungs, phantom, store, weights
 from LabelFreeCovidSegLib.evaluation import planted
-from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.methods import base, normnet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training import scanlist
 
@@ -34,6 +34,38 @@ def test_the_manifest_says_what_a_user_has_to_know():
     assert entry.licence_confirmed is False
     assert entry.citation.startswith("Yao Q")
     assert sum((store.folder() / file).stat().st_size for file in entry.files) < 13e6
+
+
+@pytest.mark.parametrize(
+    ("name", "megabytes"),
+    [("opacitynet", 6), ("opacitynet2d", 3), ("opacitynet_clahe", 3), ("cyclegan", 5), ("uda", 3)],
+)
+def test_the_others_are_small_and_say_what_they_learned_from(name, megabytes, monkeypatch):
+    entry, _ = weights.load(name, store.folder())
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    patients = {scan.name for scan in scanlist.read(LIST.with_name("shipped_covid.toml"))}
+    near_healthy = {scan.name for scan in scanlist.read(LIST)}
+    learned_from = {scan["name"] for scan in entry.scans}
+    assert learned_from <= near_healthy | patients
+    assert entry.recipe["hold_out"] in near_healthy - learned_from
+    assert bool(learned_from & patients) == ("NC" in entry.licence)
+    assert entry.licence_confirmed is False
+    assert sum((store.folder() / file).stat().st_size for file in entry.files) < megabytes * 1e6
+
+
+def test_opacitynet_and_the_default_ship_under_a_free_licence():
+    for name in (base.DEFAULT, base.for_pictures(equalised=False), base.for_pictures(equalised=True)):
+        assert weights.load(name, store.folder())[0].licence == "Apache-2.0"
+
+
+def test_opacitynet_finds_most_of_the_samples_dense_lesions():
+    made = phantom.make()
+    model, compute = base.load("opacitynet"), device.choose("cpu")
+    lesion = model.predict(made.scan, lungs.find_lungs(made.scan), compute, silent).lesion
+    means = planted.means(planted.score(lesion, made))
+    for kind, radius in means:
+        if kind != "faint ground glass" and radius >= 8 and (kind, radius) != ("consolidation", 12.0):
+            assert means[kind, radius] > 0.7, (kind, radius)
 
 
 def test_the_network_for_lungs_is_small_and_learned_from_no_patient(monkeypatch):
