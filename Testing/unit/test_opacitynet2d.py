@@ -14,7 +14,7 @@ from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan
 from LabelFreeCovidSegLib.training import opacitynet2d as recipe
-from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, developed, photographed, turned
+from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, closed, developed, photographed, turned
 from torch import nn
 
 MM = (3.0, 3.0, 3.0)
@@ -22,7 +22,7 @@ SMALL = replace(opacitynet2d.SMALL, spacing_mm=MM, side=96, widths=(4, 8, 8), ba
 CLAHE = replace(SMALL, domain=base.CLAHE256)
 STILL = replace(
     recipe.PICTURES, turn_degrees=0.0, size=(1.0, 1.0), noise_hu=(0, 0), sharpness=(0, 0), windowed=0.0, scale=(1, 1),
-    shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0),
+    shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0), closed=0.0,
 )  # fmt: skip
 
 
@@ -104,6 +104,48 @@ def test_targets_name_lesions_and_bright_healthy_tissue(monkeypatch):
         assert (target == BRIGHT_HEALTHY).any()
         assert not target[shown[1] == 0].any()
         assert (shown[0][target == OPACITY] > 0.5).mean() > 0.9
+
+
+def test_an_outline_closes_over_a_gap_as_wide_as_its_disk_and_over_no_other():
+    mask = np.zeros((40, 60), bool)
+    mask[5:35, 5:20] = mask[5:35, 24:30] = mask[5:35, 42:55] = True
+    wider = closed(mask, 3.0)
+    assert wider[10:30, 20:24].all()
+    assert not wider[10:30, 36].any()
+    assert wider[mask].all()
+
+
+def test_what_an_outline_closes_over_is_bright_and_healthy(monkeypatch):
+    hu, lung = chest()
+    nothing = np.zeros(hu.shape, np.float32)
+    counts = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(recipe, "PICTURES", replace(STILL, closed=share, closed_mm=(30, 30)))
+        stack = photographed(hu, hu, lung, nothing, SMALL, np.random.default_rng(0))
+        counts.append(int((stack.target == BRIGHT_HEALTHY).sum()))
+        assert not (stack.target == OPACITY).any()
+    assert counts[1] > 1.2 * counts[0]
+
+
+def test_equalised_pictures_keep_their_pixels():
+    grid = Grid(size=(100, 90, 1), spacing=(1.4, 1.4, 1.5), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lungs = np.zeros((1, 90, 100), np.uint8)
+    lungs[:, 10:80, 10:90] = 1
+    grey = np.random.default_rng(0).uniform(-800, 100, lungs.shape).astype(np.float32)
+    seen_ = []
+
+    class Spy(Dense):
+        def forward(self, x):
+            seen_.append(x)
+            return super().forward(x)
+
+    model = OpacityNet2D(
+        [Spy(0.3)], replace(opacitynet_clahe.PRESETS["small"], side=128), "stub", opacitynet_clahe.CARD
+    )
+    model.predict(Scan(grey, grid, grid, "made up"), LungMask(lungs, "given"), Compute("cpu", "float32"), silent)
+    shown = np.unique(np.round(seen_[0][0, 0].numpy(), 5))
+    expected = np.unique(np.round(opacitynet.window(grey, (-800, 100))[lungs > 0], 5))
+    assert np.isin(expected, shown).mean() > 0.99
 
 
 def test_a_sample_is_decided_by_its_seed():

@@ -101,7 +101,7 @@ class OpacityNet2D:
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan or slice."""
         progress(0.0, "Preparing the lungs")
-        work = LungSlices.of(scan, lungs, self.preset.spacing_mm, self.preset.side)
+        work = LungSlices.of(scan, lungs, self._spacing_mm(scan), self.preset.side)
         shown = seen(window(work.hu, self.preset.window_hu), work.lung)
         probability = np.empty(work.hu.shape, np.float32)
         for start in range(0, len(shown), SLICES):
@@ -114,6 +114,11 @@ class OpacityNet2D:
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
         return Prediction(lesion.astype(np.uint8), work.paste(probability, lungs), calibrated=bool(self.calibration))
+
+    def _spacing_mm(self, scan: Scan) -> Lengths:
+        """The working grid along (k, j, i). Equalised pictures keep their pixels, whose sharpness is part of what they
+        look like and whose size is a guess."""
+        return self.preset.spacing_mm if self.preset.domain == HU else scan.grid.spacing_mm
 
 
 def seen(intensity: np.ndarray, lung: np.ndarray) -> np.ndarray:

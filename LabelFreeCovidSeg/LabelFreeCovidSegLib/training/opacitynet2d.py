@@ -54,6 +54,8 @@ class Pictures:
         turn_degrees: at most. size: by what it is scaled.
         noise_hu: of the scanner, beyond the scan's own. sharpness: as in `augment`.
         windowed: probability that HU beyond a window were lost. darkest_hu, brightest_hu: its ends.
+        closed: probability of lungs as they are found in pictures, whose outlines close over the hila. closed_mm: how
+            far.
         scale, shift_hu: how wrong a calibration may be.
         around_mm: of tissue beside the crop, mirrored, before air begins.
         outside_hu: darkest voxel of a slice that is shown whole, beyond the scanner's circle.
@@ -67,6 +69,8 @@ class Pictures:
     windowed: float = 0.5
     darkest_hu: tuple[float, float] = (-1400.0, -900.0)
     brightest_hu: tuple[float, float] = (100.0, 400.0)
+    closed: float = 0.5
+    closed_mm: tuple[float, float] = (6.0, 18.0)
     scale: tuple[float, float] = (0.92, 1.08)
     shift_hu: tuple[float, float] = (-40.0, 40.0)
     around_mm: tuple[float, float] = (0.0, 30.0)
@@ -188,12 +192,20 @@ def photographed(
         density, *masks = turned((hu[k], lung[k].astype(np.float32), ill[k], bright), preset, rng)
         border = ndimage.gaussian_filter(masks[0], BORDER_BLUR_MM / preset.spacing_mm[1])
         inside = border > rng.uniform(*BORDER_LEVEL)
+        if rng.random() < PICTURES.closed:
+            inside = closed(inside, rng.uniform(*PICTURES.closed_mm) / preset.spacing_mm[1])
         intensity = developed(density, inside, preset, rng)
         target = np.where(masks[1] > VISIBLE, OPACITY, np.where(masks[2] > 0.5, BRIGHT_HEALTHY, 0)) * inside
         middle = (slice((SIDE - preset.side) // 2, (SIDE + preset.side) // 2),) * 2
         shown.append(opacitynet2d.seen(intensity[middle][None], inside[middle][None])[0])
         targets.append(target[middle].astype(np.uint8))
     return Stack(np.stack(shown), np.stack(targets))
+
+
+def closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """A mask (j, i) bool closed with a disk of `radius` pixels: the hilum between vessels becomes part of the lung."""
+    near = ndimage.distance_transform_edt(~mask) <= radius
+    return (ndimage.distance_transform_edt(near) > radius) | mask
 
 
 def turned(planes: tuple[np.ndarray, ...], preset: Preset, rng: np.random.Generator) -> list[np.ndarray]:
