@@ -189,7 +189,7 @@ def test_one_iteration_lowers_the_loss_on_the_same_batch():
     losses = []
 
     def update(name, loss):
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
