@@ -52,3 +52,16 @@ def test_the_chest_wall_in_the_corners_of_a_cropped_picture_is_no_lung():
     assert not planar.find(chest.window(-1350, 150))[[0, 0, -1, -1], [0, -1, 0, -1]].any()
     beyond = planar.find(chest.window(-1350, 150)) & ~chest.lung
     assert beyond[:4].sum() + beyond[-4:].sum() < 30
+
+
+def test_the_heart_between_lungs_that_touch_is_no_lung():
+    j, i = np.ogrid[-128:128, -128:128]
+    body = (j / 90) ** 2 + (i / 115) ** 2 <= 1
+    lungs = ((j / 70) ** 2 + (i / 95) ** 2 <= 1) & ~((j / 40) ** 2 + (i / 30) ** 2 <= 1)
+    vessel = (j - 20) ** 2 + (i - 60) ** 2 <= 25
+    grey = np.where(body, 200.0, 0.0)
+    grey[lungs] = 40
+    grey[vessel] = 200
+    found = planar.find(grey)
+    assert not found[128, 128]
+    assert found[vessel].all()

@@ -27,6 +27,8 @@ LEAST_SHARE, LEAST_OF_LARGEST = 0.004, 0.08
 """Of the picture, and of the largest region: smaller ones are trachea, bronchi, oesophagus and stomach."""
 LARGEST_CORNER = 0.05
 """Of a cropped picture; a larger dark region that holds a corner is a lung."""
+LARGEST_HOLE = 0.1
+"""Of a lung, or of both where they touch."""
 _PAD = 10
 _PIXELS = (1.0, 1.0, 1.0)
 
@@ -59,8 +61,15 @@ def find(grey: np.ndarray) -> np.ndarray:
     kept = (sizes > LEAST_SHARE * grey.size) & (sizes >= LEAST_OF_LARGEST * sizes.max())
     lungs = np.zeros_like(dark)
     for region in np.flatnonzero(kept):
-        lungs |= ndimage.binary_fill_holes(_closed(regions == region, CLOSING * unit))
+        lungs |= _filled(_closed(regions == region, CLOSING * unit))
     return lungs
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """`mask` without its holes but the large ones: where the lungs touch, they enclose the heart."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    sizes = np.bincount(holes.ravel(), minlength=count + 1)
+    return mask | ((holes > 0) & (sizes <= LARGEST_HOLE * mask.sum())[holes])
 
 
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
