@@ -6,10 +6,11 @@ curve of others would look just as sound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.training.crops import Lung, Planted, View, views
@@ -24,6 +25,16 @@ FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
 """Of the views that the curve is fitted on, and of those it is checked on; others choose the checkpoint."""
 KNOTS = 32
 BINS = 15
+
+
+def restored(build: Callable[[], nn.Module], states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
+    """The trained networks of several runs, in evaluation mode."""
+    networks = []
+    for state in states:
+        network = build()
+        network.load_state_dict(state)
+        networks.append(network.eval())
+    return networks
 
 
 def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> dict[str, Any]:

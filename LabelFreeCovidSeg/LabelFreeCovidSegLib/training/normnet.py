@@ -118,10 +118,7 @@ def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
     """`calibration` of the voting networks' score on the held-out scan, and its error before and after."""
-    networks = [normnet.build(preset) for _ in states]
-    for network, state in zip(networks, states, strict=True):
-        network.load_state_dict(state)
-        network.eval()
+    networks = calibration.restored(lambda: normnet.build(preset), states)
     compute = device.choose()
 
     def score(view: View) -> np.ndarray:

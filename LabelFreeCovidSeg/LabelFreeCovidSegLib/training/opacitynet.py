@@ -48,7 +48,45 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
     return OpacityNetTrainee(preset, train, judge)
 
 
-class OpacityNetTrainee:
+class OpacityTrainee:
+    """A network in training that names lesions and bright healthy tissue, in volumes or in slices.
+
+    Args:
+        network: untrained. learning_rate, cooldown: as in a preset.
+    """
+
+    def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
+        from monai.losses import DiceCELoss
+
+        self.networks: dict[str, nn.Module] = {"network": network}
+        self.learning_rate, self.cooldown = learning_rate, cooldown
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam with its default settings."""
+        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.learning_rate)}
+
+    def learning_rates(self, share: float) -> dict[str, float]:
+        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
+        return {"network": self.learning_rate * min(1.0, (1.0 - share) / self.cooldown)}
+
+    def learn(self, image: Tensor, target: Tensor, update: Update) -> dict[str, Tensor]:
+        """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesions.
+
+        Args:
+            image: (n, channels, ...). target: (n, 1, ...), classes.
+        """
+        scores = self.networks["network"](image)
+        with torch.no_grad():
+            found, lesion = scores.argmax(dim=1, keepdim=True) == OPACITY, target == OPACITY
+            hit = (found & lesion).sum()
+            sensitivity, precision = hit / lesion.sum().clamp_min(1), hit / found.sum().clamp_min(1)
+        loss = self.loss(scores.float(), target)
+        update("network", loss)
+        return {"loss": loss, "sensitivity": sensitivity, "precision": precision}
+
+
+class OpacityNetTrainee(OpacityTrainee):
     """One OpacityNet in training.
 
     Args:
@@ -57,21 +95,10 @@ class OpacityNetTrainee:
     """
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
-        from monai.losses import DiceCELoss
-
+        super().__init__(opacitynet.build(preset), preset.learning_rate, preset.cooldown)
         self.preset = preset
         self.scans = [Lung.of(blocks) for blocks in train]
         self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
-        self.networks: dict[str, nn.Module] = {"network": opacitynet.build(preset)}
-        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
-        return {"network": self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)}
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """One crop: `image` (1, k, j, i) float32 and its classes as `target` (1, k, j, i) uint8."""
@@ -87,16 +114,8 @@ class OpacityNetTrainee:
         return {"image": (opacitynet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
-        """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesion voxels."""
-        scores = self.networks["network"](batch["image"])
-        target = batch["target"]
-        with torch.no_grad():
-            found, lesion = scores.argmax(dim=1, keepdim=True) == OPACITY, target == OPACITY
-            hit = (found & lesion).sum()
-            sensitivity, precision = hit / lesion.sum().clamp_min(1), hit / found.sum().clamp_min(1)
-        loss = self.loss(scores.float(), target)
-        update("network", loss)
-        return {"loss": loss, "sensitivity": sensitivity, "precision": precision}
+        """One update."""
+        return self.learn(batch["image"], batch["target"], update)
 
     def validate(self) -> float:
         """Dice of foreign lesions, all views of the held-out scan taken together."""
@@ -121,10 +140,7 @@ def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
     """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
-    networks = [opacitynet.build(preset) for _ in states]
-    for network, state in zip(networks, states, strict=True):
-        network.load_state_dict(state)
-        network.eval()
+    networks = calibration.restored(lambda: opacitynet.build(preset), states)
     compute = device.choose()
 
     def score(view: View) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from LabelFreeCovidSegLib import device
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
@@ -29,6 +29,7 @@ from LabelFreeCovidSegLib.training.clahe import SIDE, clahe256
 from LabelFreeCovidSegLib.training.crops import with_lesions
 from LabelFreeCovidSegLib.training.domains import Slices, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.opacitynet import OpacityTrainee
 from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
@@ -104,7 +105,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
     return OpacityNet2DTrainee(preset, train, judge)
 
 
-class OpacityNet2DTrainee:
+class OpacityNet2DTrainee(OpacityTrainee):
     """One network in training.
 
     Args:
@@ -113,21 +114,10 @@ class OpacityNet2DTrainee:
     """
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
-        from monai.losses import DiceCELoss
-
+        super().__init__(opacitynet2d.build(preset), preset.learning_rate, preset.cooldown)
         self.preset = preset
         self.scans = [Slices.of(blocks) for blocks in train]
         self.views = views(preset, judge, VIEW_SEED, VIEWS) if judge else []
-        self.networks: dict[str, nn.Module] = {"network": opacitynet2d.build(preset)}
-        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
-        return {"network": self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)}
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """Some slices of one slab: `shown` (n, 2, j, i) float32 and their classes as `target` (n, j, i) uint8."""
@@ -141,16 +131,8 @@ class OpacityNet2DTrainee:
         return {"shown": stack.shown, "target": stack.target}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
-        """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesion pixels."""
-        scores = self.networks["network"](batch["shown"].flatten(0, 1))
-        target = batch["target"].flatten(0, 1)[:, None]
-        with torch.no_grad():
-            found, lesion = scores.argmax(dim=1, keepdim=True) == OPACITY, target == OPACITY
-            hit = (found & lesion).sum()
-            sensitivity, precision = hit / lesion.sum().clamp_min(1), hit / found.sum().clamp_min(1)
-        loss = self.loss(scores.float(), target)
-        update("network", loss)
-        return {"loss": loss, "sensitivity": sensitivity, "precision": precision}
+        """One update."""
+        return self.learn(batch["shown"].flatten(0, 1), batch["target"].flatten(0, 1)[:, None], update)
 
     def validate(self) -> float:
         """Dice of foreign lesions, all stacks of the held-out scan taken together."""
@@ -264,10 +246,7 @@ def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
     """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
-    networks = [opacitynet2d.build(preset) for _ in states]
-    for network, state in zip(networks, states, strict=True):
-        network.load_state_dict(state)
-        network.eval()
+    networks = calibration.restored(lambda: opacitynet2d.build(preset), states)
     compute = device.choose()
 
     def scored(seed: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ it lowers (`losses`), how it rebuilds (`reconstruct`), or what it calls abnormal
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(ABC):
     """An idea of how to find anomalies. Its fields are its numbers, as published or `tuned`.
 
     Tensors are slices (n, 1, j, i), 0 to 1 over NormNet's window.
@@ -81,21 +82,21 @@ class Detector:
 
     card: ClassVar[Card]
 
+    @abstractmethod
     def build(self, preset: Preset) -> nn.Module:
         """The untrained network."""
-        raise NotImplementedError
 
     def shown(self, hu: np.ndarray, lung: np.ndarray) -> np.ndarray:
         """Slices as the network sees them: nothing but lung; (k, j, i) float32 in [0, 1]."""
         return window(hu) * lung
 
+    @abstractmethod
     def losses(self, network: Any, x: Tensor) -> dict[str, Tensor]:
         """What training lowers the sum of, for healthy slices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruct(self, network: Any, x: Tensor) -> Tensor:
         """The slices as the network would have them."""
-        raise NotImplementedError
 
     def score(self, network: Any, x: Tensor) -> Tensor:
         """How abnormal each pixel is: what is brighter than rebuilt. Lesions are denser than lung."""
