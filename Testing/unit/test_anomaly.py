@@ -344,6 +344,12 @@ class Dark(Detector):
     card = base.Card("dark", "", "", "")
     shown_to: list = []  # noqa: RUF012
 
+    def build(self, preset):
+        raise AssertionError("it needs no network")
+
+    def losses(self, network, x):
+        raise AssertionError("it is not trained")
+
     def reconstruct(self, network, x):
         self.shown_to.append(x)
         return torch.zeros_like(x)
