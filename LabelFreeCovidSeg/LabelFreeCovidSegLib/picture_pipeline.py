@@ -14,7 +14,7 @@ import numpy as np
 from LabelFreeCovidSegLib import anchors, pipeline
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, ScanError
-from LabelFreeCovidSegLib.lungs import LungMask, planar
+from LabelFreeCovidSegLib.lungs import LungMask, find_in_picture
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.methods.base import Prediction
@@ -115,23 +115,24 @@ def outline(
         CancelledError: as `progress` wants it.
     """
     source = "found in the picture" if lungs is None else "given"
-    lungs = planar.find(upright.hu[0]) if lungs is None else lungs
+    lungs, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs, ())
     guessed: dict[str, Any] = {"lungs": source}
     shown = replace(upright, hu=anchors.of_equalised(upright.hu))
     if not lungs.any():
         why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
-        return Outlined(WITHOUT_LUNGS, shown, np.zeros(upright.hu.shape, np.uint8), None, guessed, (why,)), compute
+        nothing = np.zeros(upright.hu.shape, np.uint8)
+        return Outlined(WITHOUT_LUNGS, shown, nothing, None, guessed, (*doubts, why)), compute
     pixel_mm = round(pixel_mm or anchors.pixel_mm(lungs), 3)
     guessed["pixel_mm"] = pixel_mm
     shown = replace(shown, grid=replace(upright.grid, spacing=(pixel_mm, pixel_mm, SLICE_MM)))
     sides = _sides(lungs)
-    warnings: tuple[str, ...] = ()
+    warnings = doubts
     if not equalised:
         try:
             line = anchors.calibrate(upright.hu[0], lungs, upright.name)
         except ScanError as error:
-            return Outlined(NOT_CALIBRATED, shown, sides, None, guessed, (str(error),)), compute
-        shown, warnings = replace(shown, hu=line.hu(upright.hu)), line.warnings
+            return Outlined(NOT_CALIBRATED, shown, sides, None, guessed, (*doubts, str(error))), compute
+        shown, warnings = replace(shown, hu=line.hu(upright.hu)), doubts + line.warnings
         low, high = (round(end) for end in line.window_hu)
         guessed |= {
             "dark_anchor": line.dark, "dark_grey": round(line.dark_grey, 1), "tissue_grey": round(line.tissue_grey, 1),

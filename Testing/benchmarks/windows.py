@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import anchors
 from LabelFreeCovidSegLib.errors import ScanError
-from LabelFreeCovidSegLib.lungs import planar
+from LabelFreeCovidSegLib.lungs import find_in_picture
 
 WINDOWS = ((-1350, 150), (-1250, 250), (-1000, 400), (-1024, 600))
 DENSITIES_HU = np.array([-850.0, -600.0, -300.0])
@@ -28,7 +28,7 @@ def main() -> None:
         for image in images:
             hu = sitk.GetArrayFromImage(image)[0].astype(np.float32)
             grey = (np.clip((hu - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
-            lungs = planar.find(grey)
+            lungs, _ = find_in_picture(grey)
             try:
                 line = anchors.calibrate(grey, lungs, "slice")
             except ScanError:

@@ -102,11 +102,21 @@ def test_labels_go_with_the_slice_when_it_is_changed(seed):
 def test_a_source_slice_has_labels_of_lung_and_lesions():
     slices = Slices.of([block()])
     seen = set()
-    for seed in range(6):
+    for seed in range(16):
         image, labels = labelled(slices, SPACING_MM, CANVAS, np.random.SeedSequence(seed))
         assert (image.shape, labels.shape, labels.dtype) == (CANVAS, CANVAS, np.uint8)
         seen |= set(np.unique(labels).tolist())
     assert seen == {uda.BACKGROUND, uda.LUNG, uda.GROUND_GLASS, uda.CONSOLIDATION}
+
+
+def test_slices_with_more_lung_can_be_drawn_more_often():
+    labels = np.zeros((3, 4, 10), np.uint8)
+    labels[0, 0, :1] = labels[1, 0, :9] = 1
+    slices = Slices.of([{"hu": np.zeros(labels.shape, np.int16), "labels": labels}])
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([slices.draw_large(rng)[1] for _ in range(500)], minlength=3)
+    assert drawn[2] == 0
+    assert drawn[1] / 500 == pytest.approx(0.9, abs=0.05)
 
 
 def test_slices_without_lung_are_not_drawn_from_the_source_domain():

@@ -50,3 +50,20 @@ def find_lungs(scan: Scan, lungs: str | Path = "lungnet", progress: Progress = s
     from LabelFreeCovidSegLib.lungs.external import given, lungmask
 
     return lungmask(scan, progress) if lungs == "lungmask" else given(scan, Path(lungs))
+
+
+def find_in_picture(grey: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Find the lungs in an upright picture of an axial slice.
+
+    Args:
+        grey: (j, i), any unit in which air is darker than tissue.
+
+    Returns:
+        (j, i) bool, empty where there is nothing like lungs; and what to doubt about it, a sentence each.
+
+    Raises:
+        WeightsError: the network's weights are missing or damaged.
+    """
+    from LabelFreeCovidSegLib.lungs import picturenet
+
+    return picturenet.find(grey)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -65,7 +67,20 @@ class Slices:
 
     def draw(self, rng: np.random.Generator) -> tuple[Arrays, int]:
         """A block, and the number of a slice in it."""
-        block, k = self.places[rng.integers(len(self.places))]
+        return self._at(rng.integers(len(self.places)))
+
+    def draw_large(self, rng: np.random.Generator) -> tuple[Arrays, int]:
+        """As `draw`, of labelled slices; those with more lung more often."""
+        return self._at(rng.choice(len(self.places), p=self._shares))
+
+    @cached_property
+    def _shares(self) -> np.ndarray:
+        """Of all the lung, what each slice shows."""
+        areas = np.array([np.count_nonzero(self.blocks[block]["labels"][k] == LUNG) for block, k in self.places])
+        return areas / areas.sum()
+
+    def _at(self, place: int | np.integer[Any]) -> tuple[Arrays, int]:
+        block, k = self.places[place]
         return self.blocks[block], int(k)
 
 

@@ -18,6 +18,7 @@ from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, resample
+from LabelFreeCovidSegLib.training import recipes
 from LabelFreeCovidSegLib.training.chests import Chest, vary
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -43,7 +44,7 @@ EXPECTS = "Chest CT in Hounsfield units with air in both lungs, any field of vie
 SHIPS = ("network",)
 
 
-def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
+def blocks(listed: ListedScan, preset: recipes.Preset) -> list[dict[str, np.ndarray]]:
     """A scan on the working grid: `hu` int16, `labels` uint8 of the classical finder, and where they are `known`.
 
     Where one lung is left out, what lies nearer to it than to the other is not known.
@@ -61,7 +62,27 @@ def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
     return [{"hu": np.round(hu).astype(np.int16), "labels": labels, "known": known}]
 
 
-class LungNetTrainee:
+class LungTrainee:
+    """A network in training that outlines lungs.
+
+    Args:
+        network: untrained. learning_rate, cooldown: as in a preset.
+    """
+
+    def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
+        self.networks: dict[str, nn.Module] = {"network": network}
+        self.learning_rate, self.cooldown = learning_rate, cooldown
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam with its default settings."""
+        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.learning_rate)}
+
+    def learning_rates(self, share: float) -> dict[str, float]:
+        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
+        return {"network": self.learning_rate * min(1.0, (1.0 - share) / self.cooldown)}
+
+
+class LungNetTrainee(LungTrainee):
     """A lung network in training.
 
     Args:
@@ -73,18 +94,10 @@ class LungNetTrainee:
     """Ill versions of the held-out scan on which checkpoints are compared."""
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
+        super().__init__(lungnet.build(), preset.learning_rate, preset.cooldown)
         self.preset = preset
-        self.chests = [_chest(block) for blocks in train for block in blocks]
-        self.judges = [_chest(block) for block in judge]
-        self.networks: dict[str, nn.Module] = {"network": lungnet.build()}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done."""
-        return {"network": self.preset.learning_rate * min(1.0, (1.0 - share) / self.preset.cooldown)}
+        self.chests = [chest(block) for blocks in train for block in blocks]
+        self.judges = [chest(block) for block in judge]
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """An ill chest: `question` (2, k, j, i) float32, `lung` and `known` (1, k, j, i) bool."""
@@ -107,7 +120,7 @@ class LungNetTrainee:
         loss = functional.binary_cross_entropy_with_logits(scores, lung, weight=known)
         airless = _airless(batch)
         with torch.no_grad():
-            dice = _dice((scores > 0) * airless, lung * airless)
+            dice = dice_of((scores > 0) * airless, lung * airless)
         update("network", loss)
         return {"loss": loss, "dice": dice}
 
@@ -120,7 +133,7 @@ class LungNetTrainee:
             with torch.inference_mode():
                 found = network(torch.from_numpy(view["question"][None]).to(device)).cpu()[0] > 0
             airless = _airless({name: torch.from_numpy(array[None]) for name, array in view.items()})[0]
-            scores.append(float(_dice(found * airless, torch.from_numpy(view["lung"]) * airless)))
+            scores.append(float(dice_of(found * airless, torch.from_numpy(view["lung"]) * airless)))
         return float(np.mean(scores))
 
 
@@ -129,12 +142,13 @@ def _airless(batch: Mapping[str, Tensor]) -> Tensor:
     return batch["known"] * (batch["question"][:, 1:] == 0)
 
 
-def _dice(one: Tensor, other: Tensor) -> Tensor:
+def dice_of(one: Tensor, other: Tensor) -> Tensor:
     """Dice over the whole batch: a sample in which no lung is in view has none of its own."""
     return (2 * (one * other).sum() + 1) / (one.sum() + other.sum() + 1)
 
 
-def _chest(block: Arrays) -> Chest:
+def chest(block: Arrays) -> Chest:
+    """A cached block, ready to be made ill."""
     return Chest(block["hu"].astype(np.float32), block["labels"], block["known"] > 0)
 
 

@@ -70,7 +70,7 @@ class Pictures:
     windowed: float = 0.5
     darkest_hu: tuple[float, float] = (-1400.0, -900.0)
     brightest_hu: tuple[float, float] = (100.0, 400.0)
-    closed: float = 0.5
+    closed: float = 0.2
     closed_mm: tuple[float, float] = (6.0, 18.0)
     scale: tuple[float, float] = (0.92, 1.08)
     shift_hu: tuple[float, float] = (-40.0, 40.0)
@@ -148,8 +148,12 @@ class OpacityNet2DTrainee(OpacityTrainee):
 
 
 def slab_of(slices: Slices, preset: Preset, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A slab with lung in its middle: HU (k, j, i) float32 and labels uint8 as the cache holds them."""
-    block, k = slices.draw(rng)
+    """A slab around a slice with lung, most often with much of it, as in collections of pictures.
+
+    Returns:
+        HU (k, j, i) float32, and labels uint8 as the cache holds them.
+    """
+    block, k = slices.draw_large(rng)
     reach = round(SLAB_MM / 2 / preset.spacing_mm[0])
     slab = slice(max(k - reach, 0), k + reach + 1)
     return block["hu"][slab].astype(np.float32), block["labels"][slab]
@@ -164,7 +168,6 @@ def photographed(
         hu: (k, j, i) float32, with lesions. healthy: the same without. lung: bool. ill: float32 share of each voxel.
     """
     area = lung.sum(axis=(1, 2))
-    # Large lungs more often: collections hardly show apices and recesses.
     chosen = rng.choice(
         len(area), preset.slices, replace=bool(np.count_nonzero(area) < preset.slices), p=area / area.sum()
     )

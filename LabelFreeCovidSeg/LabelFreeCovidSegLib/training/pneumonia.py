@@ -34,6 +34,7 @@ class Patterns:
         spared: that it has no lesion.
         counts: how many layers of lesion it has otherwise.
         share: of the piece that a layer takes, drawn evenly on a logarithmic scale.
+        extensive: of a layer that takes a large part, drawn evenly from extensive_share.
         foci: of a layer that consists of small scattered foci. foci_mm: over which length they change.
         lobar, segmental: of a layer that ends at a surface, or lies around one point of the pleura; the rest is patchy.
         solid: of a layer of consolidation. halo: that it has a rim of ground glass.
@@ -47,7 +48,9 @@ class Patterns:
 
     spared: float = 0.15
     counts: tuple[int, int] = (1, 3)
-    share: Span = (0.004, 0.8)
+    share: Span = (0.001, 0.8)
+    extensive: float = 0.2
+    extensive_share: Span = (0.2, 1.0)
     foci: float = 0.3
     foci_mm: Span = (5.0, 12.0)
     lobar: float = 0.12
@@ -57,7 +60,7 @@ class Patterns:
     reversed_halo: float = 0.05
     reticular: float = 0.05
     paving: float = 0.3
-    added_hu: Span = (140.0, 600.0)
+    added_hu: Span = (110.0, 600.0)
     net_mm: Span = (4.0, 9.0)
     grain: Span = (0.0, 0.4)
     grain_mm: Span = (1.5, 10.0)
@@ -130,6 +133,8 @@ class Piece(Lung):
         score = self.place()
         score = score / max(float(score[self.mask].std()), 1e-6)
         share = float(np.exp(self.rng.uniform(*np.log(PATTERNS.share))))
+        if self.chance(PATTERNS.extensive):
+            share = self.draw(PATTERNS.extensive_share)
         level, edge = self.cut(score, share), self.draw(PATTERNS.edge)
         part = sigmoid((score - level) / edge)
         self.ill = np.maximum(self.ill, part)

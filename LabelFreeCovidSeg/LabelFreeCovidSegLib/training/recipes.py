@@ -109,6 +109,7 @@ REGISTRY = {
     "opacitynet2d": "LabelFreeCovidSegLib.training.opacitynet2d",
     "opacitynet_clahe": "LabelFreeCovidSegLib.training.opacitynet_clahe",
     "lungnet": "LabelFreeCovidSegLib.training.lungnet",
+    "picturenet": "LabelFreeCovidSegLib.training.picturenet",
     "cyclegan": "LabelFreeCovidSegLib.training.cyclegan",
     "gan3d": "LabelFreeCovidSegLib.training.gan3d",
     "uda": "LabelFreeCovidSegLib.training.uda",

@@ -1,0 +1,118 @@
+"""Both lungs in a single picture, as a network sees them: by the shape that lungs have, in any window.
+
+Ours, and the counterpart of `lungnet` where there are neither Hounsfield units nor neighbouring slices. Trained
+without an outline by hand: the classical finder's masks of near-healthy scans are the answer. The question is a slice
+of the same scan, ill, in another body, and shown as pictures are: windowed or equalised, cropped or with the room
+around the patient (`training/picturenet.py`). The answer needs no calibration, so that it can come first.
+
+As in `lungnet`, lung that holds air is outlined by its darkness (`planar`), to the pixel; the network says what of it
+is no lung, and where the rest is.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional
+
+from LabelFreeCovidSegLib import weights
+from LabelFreeCovidSegLib.lungs import planar
+from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
+
+NAME = "picturenet"
+SIDE = 192
+"""Pixels of the square that a picture is brought into: about 2 mm where the whole patient is seen."""
+WIDTHS = (16, 32, 48, 64, 96, 96)
+"""Six levels: at the bottom a pixel is a sixth of the picture, so that the answer can rest on all of it."""
+ENDS = (0.5, 99.5)
+"""Percentiles of the greys that become 0 and 1: letters and metal are fewer."""
+LEAST_SHARE = 0.002
+"""Of the picture; smaller pieces are dropped."""
+AGREEMENT = 0.7
+"""Dice with the outline by darkness alone, which a picture's lungs differ from where they are ill; less is doubtful."""
+DENIED = 0.3
+"""What is dark is lung unless its probability is less: bowel, trachea, the air around the body."""
+
+
+def build() -> SliceUNet:
+    """The untrained network: in, what `shown` returns; out, the logit of lung."""
+    return SliceUNet(WIDTHS, in_channels=2, out_channels=1)
+
+
+@cache
+def load(store: Path | None = None) -> nn.Module:
+    """The network with the weights that ship, or with those in another store; read once, for all pictures of a folder.
+
+    Raises:
+        WeightsError: they are missing, damaged, or do not fit this network.
+    """
+    entry, (state,) = weights.load(NAME, store)
+    return weights.fill(build(), state, entry).eval()
+
+
+def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Both lungs of an upright picture, consolidation included; in float32 on the CPU, the same everywhere.
+
+    Args:
+        grey: (j, i), any unit in which air is darker than tissue.
+
+    Returns:
+        (j, i) bool, empty where there is nothing like lungs; and a sentence if darkness alone would outline other ones.
+
+    Raises:
+        WeightsError: see `load`.
+    """
+    dark, probability = planar.find(grey), foresee(load(store), grey)
+    lungs = (dark & (probability > DENIED)) | (probability > 0.5)
+    pieces, _ = ndimage.label(lungs)
+    sizes = np.bincount(pieces.ravel())
+    lungs = planar.filled(lungs & (sizes >= LEAST_SHARE * grey.size)[pieces])
+    return lungs, doubts(lungs, dark)
+
+
+def foresee(network: nn.Module, grey: np.ndarray) -> np.ndarray:
+    """Probability of lung (j, i) float32 for a picture."""
+    rows, columns = extents(grey.shape)
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(shown(grey))[None])[..., :rows, :columns]
+        return functional.interpolate(scores.sigmoid(), grey.shape, mode="bilinear")[0, 0].numpy()
+
+
+def doubts(lungs: np.ndarray, dark: np.ndarray) -> tuple[str, ...]:
+    """A sentence where the lungs (j, i) and what is dark of them differ by much."""
+    both = np.count_nonzero(lungs) + np.count_nonzero(dark)
+    if 2 * np.count_nonzero(lungs & dark) >= AGREEMENT * both:
+        return ()
+    more, less = (np.count_nonzero(a & ~b) / lungs.size for a, b in ((lungs, dark), (dark, lungs)))
+    return (
+        f"Check the lungs: by their shape they hold {more:.0%} of the picture that are not dark, and leave out "
+        f"{less:.0%} that are.",
+    )
+
+
+def shown(grey: np.ndarray) -> np.ndarray:
+    """What the network sees of a picture (j, i): (2, SIDE, SIDE) float32, its greys in [0, 1] and where they lie.
+
+    The longer side fills the square, what is left of the shorter one is 0.
+    """
+    low, high = np.percentile(grey, ENDS)
+    bright = np.clip((grey.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
+    return np.stack([squared(bright), squared(np.ones_like(bright))])
+
+
+def squared(plane: np.ndarray) -> np.ndarray:
+    """A plane (j, i) float32 in the upper left of a square (SIDE, SIDE), its longer side filling it."""
+    image = torch.from_numpy(np.ascontiguousarray(plane))[None, None]
+    small = functional.interpolate(image, extents(plane.shape), mode="bilinear", antialias=True)[0, 0].numpy()
+    return np.pad(small, [(0, SIDE - extent) for extent in small.shape])
+
+
+def extents(shape: tuple[int, ...]) -> tuple[int, int]:
+    """What a picture of `shape` takes of the square, (j, i)."""
+    rows, columns = (max(round(SIDE * extent / max(shape)), 1) for extent in shape)
+    return rows, columns
