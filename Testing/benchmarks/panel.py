@@ -2,8 +2,8 @@
 
     python Testing/benchmarks/panel.py CT
 
-CT is a file or a DICOM folder. The panel is the offscreen one of Testing/panel, on stand-in widgets. Where other programs
-share the processor, its time in this process (without the child's) says more than the clock.
+CT is a file or a DICOM folder. The panel is the offscreen one of Testing/panel, on stand-in widgets. Where other
+programs share the processor, its time in this process (without the child's) says more than the clock.
 """
 
 import argparse
