@@ -68,7 +68,7 @@ def main() -> None:
         heart.start(5)
         began = last = clocks()
         panel.click("segmentButton")
-        panel.wait_for_the_end()
+        panel.wait_for_the_end(seconds=3600)
         whole = clocks()[0] - began[0]
         beat()
         heart.stop()
