@@ -5,7 +5,7 @@ The only file of the library that touches `slicer.vtkMRML*`. It needs no torch: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.quantify import SIDES, Band, Measurements, Region
-from LabelFreeCovidSegLib.scan import Grid
+from LabelFreeCovidSegLib.scan import Grid, bounding_box
 from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
 
 Node = Any
@@ -97,23 +97,39 @@ def shown(ct: Node) -> Shown | None:
 def measure(result: Shown, ct: Node) -> Measurements:
     """Volumes of the segments as they are now; a lesion painted outside of both lungs counts as lung of no side."""
     grid = _grid(ct)
-    lungs, lesions = _labels(result.lungs, LUNGS, ct), _labels(result.lesions, LESIONS, ct)
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
-    lung_ml = [np.count_nonzero(lungs == label) * voxel_ml for label in range(3)]
-    where = np.flatnonzero(lesions)  # a few percent of the voxels
-    pairs = np.bincount(3 * lungs.ravel()[where] + lesions.ravel()[where], minlength=9).reshape(3, 3) * voxel_ml
-    both = Region("both", float(sum(lung_ml[1:]) + pairs[0].sum()), *map(float, pairs.sum(axis=0)[1:]))
+    lung_parts, lesion_parts = _parts(result.lungs, LUNGS, ct), _parts(result.lesions, LESIONS, ct)
+    hull = _hull([part.box for part in (*lung_parts, *lesion_parts)])
+    lungs, lesions = _labels(lung_parts, hull), _labels(lesion_parts, hull)
+    voxel_ml = grid.voxel_ml
+    lung_ml = {label: np.count_nonzero(lungs == label) * voxel_ml for _name, label in SIDES}
+    inside = lesions > 0
+    pairs = np.bincount(3 * lungs[inside] + lesions[inside], minlength=9).reshape(3, 3) * voxel_ml
+    both = Region("both", float(sum(lung_ml.values()) + pairs[0].sum()), *map(float, pairs.sum(axis=0)[1:]))
     sides = (Region(name, float(lung_ml[label]), *map(float, pairs[label, 1:])) for name, label in SIDES)
     return Measurements((both, *sides), Band())
 
 
-def _labels(node: Node, segments: tuple[Segment, ...], ct: Node) -> np.ndarray:
-    """The segments as one label array (k, j, i) uint8 on the grid of `ct`; the later one wins where two overlap.
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a volume: the box (k, j, i) that it fills, and its values."""
+
+    box: tuple[slice, ...]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, volume: np.ndarray) -> _Part:
+        """All that is not zero; one voxel of a volume that is zero throughout."""
+        box = bounding_box(volume) if volume.any() else (slice(0, 1),) * 3
+        return cls(box, volume[box])
+
+
+def _parts(node: Node, segments: tuple[Segment, ...], ct: Node) -> list[_Part]:
+    """Each segment that `node` has as a part of `ct`, its label (uint8) where it is and 0 elsewhere.
 
     Slicer's own export takes nearly a second a segment; here the arrays are read where they are, unless an edit has
     given them another geometry than the CT's.
     """
-    labels = np.zeros(ct.GetImageData().GetDimensions()[::-1], np.uint8)
+    parts = []
     for segment in segments:
         its = node.GetSegmentation().GetSegment(segment.id)
         if its is None:
@@ -122,10 +138,33 @@ def _labels(node: Node, segments: tuple[Segment, ...], ct: Node) -> np.ndarray:
         box = _box(image, ct)
         if box is None:
             mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment.id, ct) > 0
-            labels[mask] = segment.label
+            box = tuple(slice(0, size) for size in mask.shape)
         elif image.GetNumberOfPoints():
             voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-            labels[box][voxels == its.GetLabelValue()] = segment.label
+            mask = voxels == its.GetLabelValue()
+        else:
+            continue
+        parts.append(_Part(box, np.multiply(mask, segment.label, dtype=np.uint8)))
+    return parts
+
+
+def _hull(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box around all of them; empty without any."""
+    if not boxes:
+        return (slice(0, 0),) * 3
+    return tuple(
+        slice(min(one.start for one in axis), max(one.stop for one in axis)) for axis in zip(*boxes, strict=True)
+    )
+
+
+def _labels(parts: Sequence[_Part], hull: tuple[slice, ...]) -> np.ndarray:
+    """The parts in one array of the hull's size; the later one wins where two overlap."""
+    labels = np.zeros([axis.stop - axis.start for axis in hull], np.uint8)
+    for part in parts:
+        place = tuple(
+            slice(own.start - axis.start, own.stop - axis.start) for own, axis in zip(part.box, hull, strict=True)
+        )
+        np.copyto(labels[place], part.values, where=part.values > 0)
     return labels
 
 
@@ -162,24 +201,27 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
         raise OutputError("The CT was removed from the scene, so its result can't be shown. Load it and run again.")
     grid = _grid(ct)
     # Whatever is wrong with the files comes to light before the first change of the scene.
-    lesion_labels = _read(folder / LESION_FILE, grid).astype(np.uint8, copy=False)
-    lung_labels = _read(folder / LUNG_FILE, grid).astype(np.uint8, copy=False)
+    lesion_part = _read(folder / LESION_FILE, grid, _label)
+    lung_part = _read(folder / LUNG_FILE, grid, _label)
     made = [role for role, file in VOLUMES.items() if file == ANOMALY_FILE or (folder / file).is_file()]
-    volumes = {role: _values(role, _read(folder / VOLUMES[role], grid)) for role in made} if anomaly else {}
+    volumes = {
+        role: _read(folder / VOLUMES[role], grid, _hounsfield if role == "healthy" else _percent)
+        for role in (made if anomaly else ())
+    }
 
     with _all_or_nothing() as undo:
         lesions = lesions or _own(ct, "lesions") or _add(ct, "vtkMRMLSegmentationNode", "lesions", undo)
-        _fill(lesions, ct, LESIONS, lesion_labels, undo)
+        _fill(lesions, ct, LESIONS, lesion_part, undo)
         _adopt(lesions, ct, "lesions", undo)
         lungs = _own(ct, "lungs")
         if lungs is None:
             lungs = _add(ct, "vtkMRMLSegmentationNode", "lungs", undo)
             lungs.GetDisplayNode().SetVisibility(False)
-        _fill(lungs, ct, LUNGS, lung_labels, undo)
+        _fill(lungs, ct, LUNGS, lung_part, undo)
         _adopt(lungs, ct, "lungs", undo)
         nodes = {
-            role: _show_volume(values, role, ct, undo, _like(ct) if role == "healthy" else _color)
-            for role, values in volumes.items()
+            role: _show_volume(part, role, ct, undo, _like(ct) if role == "healthy" else _color)
+            for role, part in volumes.items()
         }
         _update_surface(lesions, surface)
         for role in VOLUMES.keys() - nodes.keys():
@@ -209,24 +251,44 @@ def _ijk_to_ras(ct: Node) -> vtk.vtkMatrix4x4:
     return matrix
 
 
-def _read(path: Path, grid: Grid) -> np.ndarray:
-    """The image of a file as an array (k, j, i) on `grid`, whose axes may run the other way.
+def _read(path: Path, grid: Grid, form: Callable[[np.ndarray], np.ndarray]) -> _Part:
+    """What is not zero of a file's image on `grid`, whose axes may run the other way.
 
     They do for a left-handed file of which the results were made: Slicer flips its slices when it loads the CT.
+
+    Args:
+        form: gives a copy of the values as the scene takes them. Only the lungs have values in most files, so that less
+            than a third of the volume has to be gone through.
     """
     import SimpleITK as sitk
 
     if not path.is_file():
         raise OutputError(f"{path}: this file of the result is missing. Run the segmentation again.")
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines
     try:
         image = sitk.ReadImage(str(path))
-        code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
-        image = sitk.DICOMOrient(image, code)
+        if code(image.GetDirection()) != code(grid.direction):
+            image = sitk.DICOMOrient(image, code(grid.direction))
     except RuntimeError as error:
         raise OutputError(f"{path}: this file of the result can't be read. Run the segmentation again.") from error
     if not _same(Grid.of(image), grid):
         raise OutputError(f"{path}: this result lies on another grid than the CT. Choose the CT that it was made of.")
-    return sitk.GetArrayFromImage(image)
+    part = _Part.of(sitk.GetArrayViewFromImage(image))
+    return _Part(part.box, form(part.values))
+
+
+def _label(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.uint8)
+
+
+def _hounsfield(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.int16)
+
+
+def _percent(values: np.ndarray) -> np.ndarray:
+    """A share in whole percent, which takes a quarter of the memory, and a quarter of the time to show."""
+    percent = values * np.float32(100)
+    return np.rint(percent, out=percent).astype(np.uint8)
 
 
 def _same(one: Grid, other: Grid) -> bool:
@@ -300,8 +362,8 @@ def _forget(ct: Node, role: str, undo: ExitStack) -> None:
     ct.SetNodeReferenceID(reference, None)
 
 
-def _fill(node: Node, ct: Node, segments: tuple[Segment, ...], labels: np.ndarray, undo: ExitStack) -> None:
-    """Give `node` these segments from a label array (k, j, i) on the CT's grid; segments of other IDs stay."""
+def _fill(node: Node, ct: Node, segments: tuple[Segment, ...], labels: _Part, undo: ExitStack) -> None:
+    """Give `node` these segments from a part of the CT that holds labels; segments of other IDs stay."""
     segmentation = node.GetSegmentation()
     before = slicer.vtkSegmentation()
     before.DeepCopy(segmentation)
@@ -316,14 +378,19 @@ def _fill(node: Node, ct: Node, segments: tuple[Segment, ...], labels: np.ndarra
         segmentation.SetSegmentIndex(segment.id, place)
 
 
-def _oriented_image(labels: np.ndarray, ct: Node) -> Any:
-    """A uint8 label array (k, j, i) as a `vtkOrientedImageData` in the CT's place."""
+def _oriented_image(labels: _Part, ct: Node) -> Any:
+    """A part of the CT that holds labels as a `vtkOrientedImageData`; it grows when somebody paints outside of it."""
     image = slicer.vtkOrientedImageData()
-    image.SetDimensions(labels.shape[::-1])
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    vtk_to_numpy(image.GetPointData().GetScalars()).reshape(labels.shape)[:] = labels
+    _allocate(image, labels.box, labels.values.dtype)[:] = labels.values
     image.SetImageToWorldMatrix(_ijk_to_ras(ct))
     return image
+
+
+def _allocate(image: Any, box: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+    """Give a `vtkImageData` the extent `box` (k, j, i) and return its voxels, which hold anything."""
+    image.SetExtent([index for axis in reversed(box) for index in (axis.start, axis.stop - 1)])
+    image.AllocateScalars(get_vtk_array_type(dtype), 1)
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def _vtk_segment(segment: Segment, layer: Any) -> Any:
@@ -347,15 +414,8 @@ def _update_surface(node: Node, wanted: bool) -> None:
         node.CreateClosedSurfaceRepresentation()
 
 
-def _values(role: str, volume: np.ndarray) -> np.ndarray:
-    """HU as int16; a share in whole percent, which takes a quarter of the memory, and a quarter of the time to show."""
-    if role == "healthy":
-        return volume.astype(np.int16, copy=False)
-    return np.rint(volume * np.float32(100)).astype(np.uint8)
-
-
-def _show_volume(values: np.ndarray, role: str, ct: Node, undo: ExitStack, look: Callable[[Node], None]) -> Node:
-    """An array (k, j, i) as a volume node on the CT's grid.
+def _show_volume(part: _Part, role: str, ct: Node, undo: ExitStack, look: Callable[[Node], None]) -> Node:
+    """A part of the CT as a volume node on the whole grid, 0 elsewhere.
 
     Args:
         look: sets its display node up, before there are values: with values, each change looks through them all.
@@ -365,7 +425,11 @@ def _show_volume(values: np.ndarray, role: str, ct: Node, undo: ExitStack, look:
     node.SetAndObserveImageData(vtk.vtkImageData())  # a new image: the undo step keeps the old one
     look(node.GetScalarVolumeDisplayNode())
     node.CopyOrientation(ct)
-    slicer.util.updateVolumeFromArray(node, values)
+    image = vtk.vtkImageData()
+    voxels = _allocate(image, tuple(slice(0, size) for size in _grid(ct).shape), part.values.dtype)
+    voxels[:] = 0
+    voxels[part.box] = part.values
+    node.SetAndObserveImageData(image)
     _adopt(node, ct, role, undo)
     return node
 

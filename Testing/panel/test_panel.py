@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+from LabelFreeCovidSegLib import store
 from LabelFreeCovidSegLib.scene import shown
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 
@@ -263,6 +264,8 @@ def test_surfaces_are_made_when_they_are_wanted(open_panel, ct, child):
     assert lesions.GetDisplayNode().GetVisibility3D()
 
 
+MARGIN = 3
+"""Pixels on either side of a cell's text."""
 INTERACTIVE = ("QComboBox", "QPushButton", "QCheckBox", "QTableWidget", "QPlainTextEdit", "qMRMLNodeComboBox",
                "ctkSliderWidget", "ctkPathLineEdit", "qMRMLSegmentsTableView", "ctkCollapsibleButton")  # fmt: skip
 
@@ -289,6 +292,23 @@ def test_no_text_is_cut_at_400_pixels(open_panel, child):
             if not getattr(button, "wordWrap", lambda: False)():
                 assert button.fontMetrics().horizontalAdvance(words) <= button.width(), words
     assert open_panel.window.width() == 400
+
+
+@pytest.mark.parametrize("state", ["verified", "damaged", "missing"])
+def test_no_model_is_cut_at_400_pixels(panel, monkeypatch, state):
+    monkeypatch.setattr(store.Stored, "state", state)
+    panel.modelsCollapsibleButton.setProperty("collapsed", False)
+    QApplication.processEvents()
+    table = panel.modelsTable
+    assert table.columnWidth(0) + table.columnWidth(1) + table.columnWidth(2) <= table.viewport().width()
+    for row in range(table.rowCount()):
+        for column in range(3):
+            words, room = table.item(row, column).text(), table.visualItemRect(table.item(row, column)).size()
+            box = QRect(0, 0, room.width() - 2 * MARGIN, 1000)
+            needed = table.fontMetrics().boundingRect(box, Qt.TextFlag.TextWordWrap, words).size()
+            assert needed.width() <= box.width(), words
+            assert needed.height() <= room.height(), words
+    assert panel.window.width() == 400
 
 
 def test_the_models_are_listed_and_a_file_that_is_none_is_explained(panel, tmp_path):

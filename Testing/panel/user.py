@@ -74,6 +74,6 @@ class Panel:
             loop.exec()
         assert not given_up, f"nothing happened in {seconds} s; the panel says: {self.statusLabel.text()}"
 
-    def wait_for_the_end(self) -> None:
+    def wait_for_the_end(self, seconds: float = 240.0) -> None:
         """Until no run goes on and its button is back."""
-        self.wait(lambda: not self.widget.logic.isBusy() and self.segmentButton.text() == "Segment lesions")
+        self.wait(lambda: not self.widget.logic.isBusy() and self.segmentButton.text() == "Segment lesions", seconds)

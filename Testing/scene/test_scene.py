@@ -216,6 +216,35 @@ def test_the_segment_editor_paints_one_class_over_the_other_and_leaves_the_lungs
     np.testing.assert_array_equal(voxels(shown.lungs, "right-lung", ct), lung)
 
 
+def test_lesions_can_be_painted_where_none_were_found(scene, ct, folder):
+    _change(folder / "lesions.nii.gz", np.zeros_like)
+    shown = bridge.show(folder, ct)
+    assert not bridge.measure(shown, ct).regions[0].lesion_ml
+    stroke = slicer.vtkOrientedImageData()
+    shown.lungs.GetBinaryLabelmapRepresentation("right-lung", stroke)
+    editor = slicer.vtkSlicerSegmentEditorLogic()
+    editor.SetMRMLScene(scene)
+    editor.SetSegmentEditorNode(scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode"))
+    editor.SetSegmentationNode(shown.lesions)
+    editor.SetSourceVolumeNode(ct)
+    editor.ModifySegmentByLabelmap(shown.lesions, "consolidation", stroke, editor.ModificationModeAdd, False, False)
+    np.testing.assert_array_equal(voxels(shown.lesions, "consolidation", ct), voxels(shown.lungs, "right-lung", ct))
+    right = bridge.measure(shown, ct).regions[1]
+    assert right.consolidation_ml == right.lung_ml > 0
+
+
+def test_segments_take_no_more_room_than_they_need(ct, folder):
+    shown = bridge.show(folder, ct)
+    for node, ids in ((shown.lesions, IDS[:2]), (shown.lungs, IDS[2:])):
+        where = np.argwhere(sum(voxels(node, segment_id, ct) for segment_id in ids))[:, ::-1]
+        image = slicer.vtkOrientedImageData()
+        assert node.GetBinaryLabelmapRepresentation(ids[0], image)
+        extent = np.reshape(image.GetExtent(), (3, 2))
+        assert (extent[:, 0] <= where.min(axis=0)).all()
+        assert (extent[:, 1] >= where.max(axis=0)).all()
+        assert image.GetNumberOfPoints() < ct.GetImageData().GetNumberOfPoints() / 2
+
+
 def test_running_again_updates_the_nodes_of_the_first_run(scene, ct, folder):
     first = bridge.show(folder, ct, anomaly=True)
     ground_glass = voxels(first.lesions, "ground-glass-opacity", ct).copy()
