@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.lungs import LungMask, picturenet
 from LabelFreeCovidSegLib.methods import base, opacitynet, opacitynet2d, opacitynet_clahe
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import OpacityNet2D, seen
+from LabelFreeCovidSegLib.methods.uda import LUNG, UNKNOWN
 from LabelFreeCovidSegLib.networks.slice_unet import SliceUNet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan
 from LabelFreeCovidSegLib.training import opacitynet2d as recipe
-from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, closed, developed, photographed, turned
+from LabelFreeCovidSegLib.training.opacitynet2d import OpacityNet2DTrainee, developed, photographed, turned
 from torch import nn
 
 MM = (3.0, 3.0, 3.0)
@@ -22,7 +23,7 @@ SMALL = replace(opacitynet2d.SMALL, spacing_mm=MM, side=96, widths=(4, 8, 8), ba
 CLAHE = replace(SMALL, domain=base.CLAHE256)
 STILL = replace(
     recipe.PICTURES, turn_degrees=0.0, size=(1.0, 1.0), noise_hu=(0, 0), sharpness=(0, 0), windowed=0.0, scale=(1, 1),
-    shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0), closed=0.0,
+    shift_hu=(0, 0), around_mm=(0, 0), metal_hu=(0, 0), found=0.0,
 )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_targets_name_lesions_and_bright_healthy_tissue(monkeypatch):
     ill[:, 20:30, 10:18] = 1
     ill *= lung
     ill_hu = np.where(ill > 0, np.maximum(hu, -300), hu).astype(np.float32)
-    stack = photographed(ill_hu, hu, lung, ill, SMALL, np.random.default_rng(0))
+    stack = photographed(ill_hu, hu, lung.astype(np.uint8), ill, SMALL, np.random.default_rng(0))
     assert stack.shown.shape == (3, 2, 96, 96)
     for shown, target in zip(stack.shown, stack.target, strict=True):
         assert (target == OPACITY).sum() == pytest.approx((ill[0] > 0).sum(), rel=0.1)
@@ -106,25 +107,22 @@ def test_targets_name_lesions_and_bright_healthy_tissue(monkeypatch):
         assert (shown[0][target == OPACITY] > 0.5).mean() > 0.9
 
 
-def test_an_outline_closes_over_a_gap_as_wide_as_its_disk_and_over_no_other():
-    mask = np.zeros((40, 60), bool)
-    mask[5:35, 5:20] = mask[5:35, 24:30] = mask[5:35, 42:55] = True
-    wider = closed(mask, 3.0)
-    assert wider[10:30, 20:24].all()
-    assert not wider[10:30, 36].any()
-    assert wider[mask].all()
-
-
-def test_what_an_outline_closes_over_is_bright_and_healthy(monkeypatch):
+def test_what_the_lung_finder_takes_for_lung_and_is_none_is_bright_and_healthy(monkeypatch):
+    monkeypatch.setattr(recipe, "PICTURES", replace(STILL, found=1.0))
     hu, lung = chest()
-    nothing = np.zeros(hu.shape, np.float32)
-    counts = []
-    for share in (0.0, 1.0):
-        monkeypatch.setattr(recipe, "PICTURES", replace(STILL, closed=share, closed_mm=(30, 30)))
-        stack = photographed(hu, hu, lung, nothing, SMALL, np.random.default_rng(0))
-        counts.append(int((stack.target == BRIGHT_HEALTHY).sum()))
-        assert not (stack.target == OPACITY).any()
-    assert counts[1] > 1.2 * counts[0]
+    lung[:, :, :10] = False  # the labels leave out a strip, and nobody knows what is right of it
+    labels = np.where(lung, LUNG, 0).astype(np.uint8)
+    labels[:, :, 70:] = UNKNOWN
+    monkeypatch.setattr(picturenet, "find", lambda grey: (np.ones(grey.shape, bool), ()))
+    stack = photographed(hu, hu, labels, np.zeros(hu.shape, np.float32), SMALL, np.random.default_rng(0))
+    for shown, target in zip(stack.shown, stack.target, strict=True):
+        tissue = (shown[1] > 0) & (shown[0] > opacitynet.window(np.array(-400.0, np.float32)))
+        assert tissue.sum() > 1000
+        assert (target[tissue] == BRIGHT_HEALTHY).all()
+        assert not (target == OPACITY).any()
+    shown = stack.shown[0, 1][23:73, 10:86]  # the slice in the middle of its canvas, mirrored or not
+    assert shown[:, 6:-6].all()
+    assert sorted([shown[:, :5].any(), shown[:, -5:].any()]) == [False, True]
 
 
 def test_equalised_pictures_keep_their_pixels():

@@ -1,4 +1,4 @@
-"""Aerated lung in one picture without Hounsfield units, in both fields of view."""
+"""Lungs in one picture without Hounsfield units, in both fields of view."""
 
 import numpy as np
 import pytest
@@ -27,6 +27,16 @@ def test_air_between_body_and_table_is_no_lung():
     hu[below : below + 3] = 0
     picture = type(chest)(hu, chest.lung, chest.lesion).window(-1350, 150)
     assert not planar.find(picture)[below - 10 :].any()
+
+
+def test_consolidation_at_the_pleura_belongs_to_the_lung():
+    chest = chest_slice()
+    lateral = np.flatnonzero(chest.lung.any(axis=0))[0]
+    j = int(np.flatnonzero(chest.lung[:, lateral]).mean())
+    y, x = np.ogrid[: chest.hu.shape[0], : chest.hu.shape[1]]
+    solid = ((y - j) ** 2 + (x - lateral) ** 2 < 5**2) & chest.lung  # 15 mm wide
+    found = planar.find(type(chest)(np.where(solid, 20, chest.hu), chest.lung, solid).window(-1350, 150))
+    assert (found & solid).sum() > 0.5 * solid.sum()  # all but a sliver at the wall
 
 
 def test_a_slice_of_the_belly_has_no_lungs():

@@ -5,8 +5,8 @@ without an outline by hand: the classical finder's masks of near-healthy scans a
 of the same scan, ill, in another body, and shown as pictures are: windowed or equalised, cropped or with the room
 around the patient (`training/picturenet.py`). The answer needs no calibration, so that it can come first.
 
-As in `lungnet`, lung that holds air is outlined by its darkness (`planar`), to the pixel; the network says what of it
-is no lung, and where the rest is.
+As in `lungnet`, lung that holds air is outlined by its darkness (`planar`), to the pixel; the network says what of that
+outline is no lung, and where the rest is.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ LEAST_SHARE = 0.002
 """Of the picture; smaller pieces are dropped."""
 AGREEMENT = 0.7
 """Dice with the outline by darkness alone, which a picture's lungs differ from where they are ill; less is doubtful."""
-DENIED = 0.3
-"""What is dark is lung unless its probability is less: bowel, trachea, the air around the body."""
+DENIED, ADDED = 0.3, 0.6
+"""What the outline by darkness holds is lung unless its probability is less: bowel, hila, the air around the body.
+Other tissue is lung if its probability is more; one half would be right for patients as ill as those that the network
+learned from."""
 
 
 def build() -> SliceUNet:
@@ -68,7 +70,7 @@ def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple
         WeightsError: see `load`.
     """
     dark, probability = planar.find(grey), foresee(load(store), grey)
-    lungs = (dark & (probability > DENIED)) | (probability > 0.5)
+    lungs = (dark & (probability > DENIED)) | (probability > ADDED)
     pieces, _ = ndimage.label(lungs)
     sizes = np.bincount(pieces.ravel())
     lungs = planar.filled(lungs & (sizes >= LEAST_SHARE * grey.size)[pieces])

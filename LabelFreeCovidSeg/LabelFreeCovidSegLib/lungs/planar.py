@@ -1,10 +1,10 @@
-"""The aerated lung in a single picture without Hounsfield units: large dark regions inside the body.
+"""The lungs in a single picture without Hounsfield units by darkness alone: large dark regions inside the body.
 
 Two fields of view are told apart by the picture's border. Where most of it is dark there is air around the body, and
 lungs are what the body encloses. Else the picture is cropped to the chest, lungs may touch its border, and only dark
 corners lie outside. Lengths are hundredths of the picture's longer side: nobody knows its pixel size.
 
-What has no air is missing where it lies at the border: `picturenet` knows where a lung goes on without it.
+What has no air is closed over where it is small, hila too. `picturenet`, which knows the lungs' shape, corrects that.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from LabelFreeCovidSegLib.lungs.morphology import largest, opening
+from LabelFreeCovidSegLib.lungs.morphology import closing, largest, opening
 
-BLUR, WALL, NECK = 0.4, 0.5, 0.7
+BLUR, WALL, NECK, CLOSING = 0.4, 0.5, 0.7, 4.0
 """Noise that is smoothed away; half the width of a table's wall, which is no body; half that of bridges from lung to
-the air outside, which are cut."""
+the air outside, which are cut; half that of the dents that are filled."""
 DARK_BORDER = 0.6
 LUNG_SHARE = 0.5
 """Of the way from aerated lung to soft tissue, where the blurred edge between them lies, about -410 HU. What parts dark
@@ -33,7 +33,7 @@ _PIXELS = (1.0, 1.0, 1.0)
 
 
 def find(grey: np.ndarray) -> np.ndarray:
-    """What holds air of both lungs of an upright picture, with the vessels in it.
+    """Both lungs of an upright picture.
 
     Args:
         grey: (j, i), any unit in which air is darker than tissue.
@@ -60,7 +60,7 @@ def find(grey: np.ndarray) -> np.ndarray:
     kept = (sizes > LEAST_SHARE * grey.size) & (sizes >= LEAST_OF_LARGEST * sizes.max())
     lungs = np.zeros_like(dark)
     for region in np.flatnonzero(kept):
-        lungs |= filled(regions == region)
+        lungs |= filled(_closed(regions == region, CLOSING * unit))
     return lungs
 
 
@@ -69,6 +69,12 @@ def filled(mask: np.ndarray) -> np.ndarray:
     holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
     sizes = np.bincount(holes.ravel(), minlength=count + 1)
     return mask | ((holes > 0) & (sizes <= LARGEST_HOLE * mask.sum())[holes])
+
+
+def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """`mask` closed as if there were none of it beyond the picture, where lungs that touch its border end."""
+    pad = int(2 * radius) + 2
+    return closing(np.pad(mask, pad)[None], radius, _PIXELS)[0, pad:-pad, pad:-pad]
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:

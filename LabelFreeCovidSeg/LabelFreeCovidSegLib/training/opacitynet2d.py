@@ -16,10 +16,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from LabelFreeCovidSegLib import device
+from LabelFreeCovidSegLib.lungs import picturenet
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
 from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import Preset
+from LabelFreeCovidSegLib.methods.uda import LUNG, UNKNOWN
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, synthesize
@@ -55,8 +57,8 @@ class Pictures:
         turn_degrees: at most. size: by what it is scaled.
         noise_hu: of the scanner, beyond the scan's own. sharpness: as in `augment`.
         windowed: probability that HU beyond a window were lost. darkest_hu, brightest_hu: its ends.
-        closed: probability of lungs as they are found in pictures, whose outlines close over the hila. closed_mm: how
-            far.
+        found: probability of the lungs that `lungs.picturenet` finds in the picture, with its errors; else they are
+            known.
         scale, shift_hu: how wrong a calibration may be.
         around_mm: of tissue beside the crop, mirrored, before air begins.
         outside_hu: darkest voxel of a slice that is shown whole, beyond the scanner's circle.
@@ -70,8 +72,7 @@ class Pictures:
     windowed: float = 0.5
     darkest_hu: tuple[float, float] = (-1400.0, -900.0)
     brightest_hu: tuple[float, float] = (100.0, 400.0)
-    closed: float = 0.2
-    closed_mm: tuple[float, float] = (6.0, 18.0)
+    found: float = 0.5
     scale: tuple[float, float] = (0.92, 1.08)
     shift_hu: tuple[float, float] = (-40.0, 40.0)
     around_mm: tuple[float, float] = (0.0, 30.0)
@@ -123,11 +124,11 @@ class OpacityNet2DTrainee(OpacityTrainee):
         """Some slices of one slab: `shown` (n, 2, j, i) float32 and their classes as `target` (n, j, i) uint8."""
         rng = np.random.default_rng(seed)
         hu, labels = slab_of(self.scans[rng.integers(len(self.scans))], self.preset, rng)
-        lung = labels == 1
+        lung = labels == LUNG
         if rng.random() < DENSER_PROBABILITY:
             hu = denser(hu, lung, self.preset.spacing_mm, rng)
         made = infect(hu, lung, self.preset.spacing_mm, rng)
-        stack = photographed(made.hu, hu, lung, made.ill, self.preset, rng)
+        stack = photographed(made.hu, hu, labels, made.ill, self.preset, rng)
         return {"shown": stack.shown, "target": stack.target}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
@@ -160,13 +161,15 @@ def slab_of(slices: Slices, preset: Preset, rng: np.random.Generator) -> tuple[n
 
 
 def photographed(
-    hu: np.ndarray, healthy: np.ndarray, lung: np.ndarray, ill: np.ndarray, preset: Preset, rng: np.random.Generator
+    hu: np.ndarray, healthy: np.ndarray, labels: np.ndarray, ill: np.ndarray, preset: Preset, rng: np.random.Generator
 ) -> Stack:
     """Some slices of a slab as pictures, each changed in its own way.
 
     Args:
-        hu: (k, j, i) float32, with lesions. healthy: the same without. lung: bool. ill: float32 share of each voxel.
+        hu: (k, j, i) float32, with lesions. healthy: the same without. labels: uint8, as the cache holds them.
+        ill: float32 share of each voxel.
     """
+    lung, unknown = labels == LUNG, labels == UNKNOWN
     area = lung.sum(axis=(1, 2))
     chosen = rng.choice(
         len(area), preset.slices, replace=bool(np.count_nonzero(area) < preset.slices), p=area / area.sum()
@@ -174,23 +177,19 @@ def photographed(
     shown, targets = [], []
     for k in chosen:
         bright = (healthy[k] >= normnet.BRIGHT_HU).astype(np.float32)
-        density, *masks = turned((hu[k], lung[k].astype(np.float32), ill[k], bright), preset, rng)
+        planes = (lung[k].astype(np.float32), ill[k], bright, unknown[k].astype(np.float32))
+        density, *masks = turned((hu[k], *planes), preset, rng)
         border = ndimage.gaussian_filter(masks[0], BORDER_BLUR_MM / preset.spacing_mm[1])
         inside = border > rng.uniform(*BORDER_LEVEL)
-        if rng.random() < PICTURES.closed:
-            inside = closed(inside, rng.uniform(*PICTURES.closed_mm) / preset.spacing_mm[1])
         intensity = developed(density, inside, preset, rng)
+        if rng.random() < PICTURES.found:
+            found, _ = picturenet.find(255 * intensity)
+            inside = found & (masks[3] < 0.5)
         target = np.where(masks[1] > VISIBLE, OPACITY, np.where(masks[2] > 0.5, BRIGHT_HEALTHY, 0)) * inside
         middle = (slice((SIDE - preset.side) // 2, (SIDE + preset.side) // 2),) * 2
         shown.append(opacitynet2d.seen(intensity[middle][None], inside[middle][None])[0])
         targets.append(target[middle].astype(np.uint8))
     return Stack(np.stack(shown), np.stack(targets))
-
-
-def closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    """A mask (j, i) bool closed with a disk of `radius` pixels: the hilum between vessels becomes part of the lung."""
-    near = ndimage.distance_transform_edt(~mask) <= radius
-    return (ndimage.distance_transform_edt(near) > radius) | mask
 
 
 def turned(planes: tuple[np.ndarray, ...], preset: Preset, rng: np.random.Generator) -> list[np.ndarray]:
@@ -235,13 +234,13 @@ def views(preset: Preset, judge: Sequence[Arrays], seed: int, count: int) -> lis
         drawn, planted = np.random.SeedSequence([seed, number]).spawn(2)
         rng = np.random.default_rng(drawn)
         hu, labels = slab_of(slices, preset, rng)
-        lung = labels == 1
+        lung = labels == LUNG
         ill_hu, ill = hu, np.zeros(hu.shape, np.float32)
         if number % HEALTHY_EVERY:
             healthy = normnet.window(hu) * lung
             lesions = synthesize(healthy, lung, preset.spacing_mm, normnet.TAU, planted, WITH_CONSOLIDATION)
             ill_hu, ill = with_lesions(hu, healthy, lesions.image), lesions.lesion.astype(np.float32)
-        made.append(photographed(ill_hu, hu, lung, ill, preset, rng))
+        made.append(photographed(ill_hu, hu, labels, ill, preset, rng))
     return made
 
 
