@@ -219,7 +219,7 @@ class Gan3D:
 
 def removed(image: np.ndarray, made: np.ndarray) -> np.ndarray:
     """What of an image the generator has taken away: the pseudo mask, not below 0. What it adds is no disease."""
-    return np.clip(image - np.clip(made, 0.0, 1.0), 0.0, None)
+    return np.clip(image - made, 0.0, None)
 
 
 def healthy(

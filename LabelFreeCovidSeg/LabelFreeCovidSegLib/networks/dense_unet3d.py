@@ -33,7 +33,8 @@ SLOPE = 0.3
 class DenseUNet3D(nn.Module):
     """G: a U-Net in which each level hands on its input beside what it made of it.
 
-    Without normalisation, so that intensities stay what they are. The output is not below 0; who uses it cuts it at 1.
+    Without normalisation, so that intensities stay what they are. The output is a sigmoid's, in (0, 1), not the
+    published ReLU's, which has no gradient below 0: its adversary pushed it there, and it was 0 everywhere ever after.
 
     Args:
         base: width of the first level; each level doubles it.
@@ -59,11 +60,11 @@ class DenseUNet3D(nn.Module):
             self.up.append(UpUnit(channels, 4 * width, skip, width))
             channels = 5 * width + skip
         self.out = Conv3d(channels, 1, 1)
-        # An output that begins below 0 everywhere would never learn: its gradient is 0.
-        nn.init.constant_(self.out.bias, 0.1)  # type: ignore[arg-type]  # there is one
+        # Begins where most of a healthy lung is, at -830 HU.
+        nn.init.constant_(self.out.bias, -2.0)  # type: ignore[arg-type]  # there is one
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Healthy lungs (batch, 1, k, j, i), 0 or more.
+        """Healthy lungs (batch, 1, k, j, i) in (0, 1).
 
         Args:
             x: (batch, 1, k, j, i) in [0, 1].
@@ -84,7 +85,7 @@ class DenseUNet3D(nn.Module):
         x = torch.cat((x, self.bottom_out(latent)), dim=1)
         for unit, skip in zip(self.up, reversed(skips), strict=True):
             x = unit(x, skip)
-        return functional.relu(self.out(x))
+        return torch.sigmoid(self.out(x))
 
 
 class DenseUnit(nn.Module):
