@@ -5,9 +5,8 @@ Generative Adversarial Network. arXiv 2111.11602 (2021).
 
 Two generators and two discriminators learn from infected and from healthy slices, which are not paired
 (`training.cyclegan`). Here is what is left after training: one generator, slice by slice, the difference to the slice,
-and how an outline is made of it. The paper gives its sizes in pixels of 1 mm; they stand here in millimetres. It has one
-cluster of lesion; preset `small` has two, because of lungs in which ground glass lies beside consolidation, the brighter
-of two clusters is consolidation alone.
+and how an outline is made of it. The paper gives its sizes in pixels of 1 mm; they stand here in millimetres. It
+has one cluster of lesion. Preset `small` has two: where ground glass lies beside consolidation, one is consolidation.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Outlining:
         clusters: of the differences of all the lungs together. In each slice for itself, there would be lesions in
             every healthy slice.
         lesion_clusters: how many of them, the brightest, are lesion.
-        least_gap: nearer to the next darker one (45 HU), the darkest cluster of lesion is noise, and the lungs are clear.
+        least_gap: if the darkest of them is nearer to the next one (45 HU), it is noise, and the lungs are clear.
         otsu: Otsu's threshold instead of clusters, without that guard: the paper's comparison.
         smoothing_mm: standard deviation of the Gaussian that smooths the mask, cut off at twice that.
         opening_mm: radius of the disk that what is thinner does not survive, of at least one pixel.
@@ -111,7 +110,7 @@ class Preset:
 _PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
                 background=0.0, batch=1, iterations=127_200)  # fmt: skip
 # Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn faster, and does
-# not have to learn where lungs end: beyond them is what they are filled with. Its two clusters of lesion are ground glass
+# not have to learn where lungs end: beyond them is what they are filled with. Its clusters of lesion are ground glass
 # and consolidation; they reach far enough down to hold vessels too, which the wider opening takes away again.
 _SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
                 batch=1, iterations=5000, learning_rate=1e-3,

@@ -28,13 +28,16 @@ STRIDE = 2**DEPTH
 NOISE_CHANNELS = 10
 NOISE_KERNELS = (1, 3, 5)
 SLOPE = 0.3
+LEAST = 1e-3
+"""Nearer to 0 and 1 an intensity is taken to be this far from them: their logits are infinite."""
 
 
 class DenseUNet3D(nn.Module):
     """G: a U-Net in which each level hands on its input beside what it made of it.
 
-    Without normalisation, so that intensities stay what they are. The output is a sigmoid's, in (0, 1), not the
-    published ReLU's, which has no gradient below 0: its adversary pushed it there, and it was 0 everywhere ever after.
+    Without normalisation, so that intensities stay what they are. The published output is a ReLU, whose adversary soon
+    pushed it below 0 everywhere, where it has no gradient. Here it is a sigmoid, and what the network has to say is a
+    change of the input's logit: it begins close to a copy, and does not have to learn to draw a lung first.
 
     Args:
         base: width of the first level; each level doubles it.
@@ -60,8 +63,6 @@ class DenseUNet3D(nn.Module):
             self.up.append(UpUnit(channels, 4 * width, skip, width))
             channels = 5 * width + skip
         self.out = Conv3d(channels, 1, 1)
-        # Begins where most of a healthy lung is, at -830 HU.
-        nn.init.constant_(self.out.bias, -2.0)  # type: ignore[arg-type]  # there is one
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Healthy lungs (batch, 1, k, j, i) in (0, 1).
@@ -75,7 +76,7 @@ class DenseUNet3D(nn.Module):
         """
         if any(extent % STRIDE for extent in x.shape[2:]):
             raise ValueError(f"extents {tuple(x.shape[2:])} must be divisible by {STRIDE}")
-        skips = []
+        image, skips = x, []
         for unit in self.down:
             made = unit(x)
             x = torch.cat((x, made), dim=1)
@@ -85,7 +86,7 @@ class DenseUNet3D(nn.Module):
         x = torch.cat((x, self.bottom_out(latent)), dim=1)
         for unit, skip in zip(self.up, reversed(skips), strict=True):
             x = unit(x, skip)
-        return torch.sigmoid(self.out(x))
+        return torch.sigmoid(torch.logit(image, LEAST) + self.out(x))
 
 
 class DenseUnit(nn.Module):

@@ -118,7 +118,7 @@ class Gan3DTrainee:
     def compete(self, batch: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Update the generator to mend, the discriminator, and the generator to deceive it.
 
-        Only lungs count, and beyond them everything is 0: most of a canvas is, and the generator would first learn that.
+        Only lungs count. Beyond them, which is most of a canvas, everything is 0.
         """
         generator, discriminator = self.generator, self.discriminator
         lung, ill_lung = batch["lungs"].split(1, dim=1)
