@@ -118,6 +118,15 @@ def test_a_convolutional_lstm_with_an_even_kernel_keeps_the_extents():
     assert ConvLSTM(3, 4, kernel=2)([torch.rand(1, 3, 6, 8)] * 2).shape == (1, 4, 6, 8)
 
 
+def test_a_slice_network_that_was_pushed_to_find_nothing_can_still_learn():
+    torch.manual_seed(0)
+    network = BCDUNet(base=4)
+    nn.init.constant_(network.decoder.out[0].bias, -20.0)
+    network(torch.rand(3, 1, 16, 24)).mean().backward()
+    assert network.decoder.out[0].weight.grad.abs().max() > 0
+    assert network.encoder.levels[0][0].weight.grad.abs().max() > 0
+
+
 def test_the_slice_network_answers_for_every_pixel_between_minus_1_and_1():
     torch.manual_seed(0)
     answer = BCDUNet(base=4)(torch.rand(3, 1, 16, 24))

@@ -136,6 +136,13 @@ def test_features_that_are_all_0_make_no_undefined_gradient():
     assert features.grad.isfinite().all()
 
 
+def test_contrast_sees_small_differences_in_bfloat16_too():
+    features, labels = 1.0 + 0.05 * torch.rand(8, 16, generator=torch.Generator().manual_seed(0)), two_clusters()[1]
+    loss = supervised_contrast(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(supervised_contrast(features, labels), loss, rtol=1e-6, atol=0)
+
+
 def test_a_twelfth_of_the_slices_is_high_and_low_ones_are_a_quarter_below():
     sums = np.arange(1000.0)
     high, low = high_and_low(sums)
