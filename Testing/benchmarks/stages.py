@@ -71,7 +71,7 @@ def cyclegan_stages(method: cyclegan.CycleGAN, scan: Scan, lungs: LungMask) -> t
         "Lungs": work.lung,
         "Made healthy": np.where(work.lung, (made + 1) / 2, 0.0),
         "Taken away": excess / 2,
-        "Brightest cluster": work.lung & (excess > limit),
+        "Clusters of lesion": work.lung & (excess > limit),
         "Lesions": cyclegan.outline(excess, work.lung, spacing, preset.outlining),
     }, work.grid
 
@@ -91,7 +91,7 @@ def gan3d_stages(method: gan3d.Gan3D, scan: Scan, lungs: LungMask) -> tuple[Stag
     return {
         "CT, -1000 to 400 HU": gan3d.window(frame.hu),
         "Lungs": frame.lungs > 0,
-        "Made healthy": np.clip(made, 0.0, 1.0) * (frame.lungs > 0),
+        "Made healthy": made * (frame.lungs > 0),
         "Taken away": taken,
         "Score of the slice network": score,
         "Lesions": preset.threshold.lesion(score),

@@ -90,6 +90,39 @@ def test_of_three_clusters_only_the_brightest_is_lesion():
     assert outlined(excess).sum() > 0.9 * disc(10).sum()
 
 
+def lesions_side_by_side():
+    """Slices with ground glass alone, with consolidation alone, and with a vessel 5 pixels thick."""
+    excess = noise((3, 96, 96))
+    excess[0][disc(12)] = 0.35
+    excess[1][disc(20)] = 1.2
+    excess[2, 46:51] = 0.35
+    return excess
+
+
+def test_ground_glass_is_lesion_beside_consolidation_when_both_have_a_cluster():
+    excess = lesions_side_by_side()
+    both = outlined(excess, clusters=3, lesion_clusters=2)
+    assert dice(both[0], disc(12)) > 0.95
+    assert dice(both[1], disc(20)) > 0.95
+    assert not outlined(excess)[0].any()  # of two clusters, consolidation alone
+
+
+def test_a_wider_opening_takes_vessels_away_and_leaves_lesions():
+    found = outlined(lesions_side_by_side(), clusters=3, lesion_clusters=2, opening_mm=3.0)
+    assert not found[2].any()
+    assert dice(found[0], disc(12)) > 0.95
+
+
+def test_clear_lungs_stay_empty_with_two_clusters_of_lesion():
+    assert not outlined(noise((4, 96, 96)), clusters=3, lesion_clusters=2).any()
+
+
+def test_the_paper_has_one_cluster_of_lesion_and_what_ships_has_two():
+    published, shipped = (cyclegan.PRESETS[name].outlining for name in ("paper", "small"))
+    assert (published.clusters, published.lesion_clusters) == (2, 1)
+    assert (shipped.clusters, shipped.lesion_clusters) == (3, 2)
+
+
 def test_single_pixels_go_and_small_holes_are_filled():
     excess = np.where(disc(10), 0.6, 0.0).astype(np.float32)[None]
     excess[0, 48, 47:50] = 0.0  # a hole of three pixels

@@ -50,10 +50,11 @@ def test_encoder_and_contrastive_head_have_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("base", [2, 3, 4])
-def test_the_generator_keeps_the_shape_and_is_not_below_0_at_any_width(base):
+def test_the_generator_keeps_the_shape_and_lies_between_0_and_1_at_any_width(base):
     made = DenseUNet3D(base)(lungs(2), latent(2))
     assert made.shape == (2, 1, *EXTENTS)
     assert made.min() >= 0
+    assert made.max() <= 1
 
 
 def test_the_generator_depends_on_its_noise_and_on_nothing_else_that_is_random(generator):
@@ -68,9 +69,16 @@ def test_noise_reaches_the_output_through_every_channel(generator):
     assert (z.grad.abs().amax(dim=(0, 2, 3, 4)) > 0).all()
 
 
-def test_the_generator_begins_alive(generator):
-    assert generator(lungs(), latent()).max() > 0
-    generator(lungs(), latent()).mean().backward()
+def test_the_generator_begins_close_to_a_copy(generator):
+    nn.init.zeros_(generator.out.bias)
+    assert (generator(lungs(), latent()) - lungs()).abs().max() < 0.1
+
+
+def test_a_generator_that_was_pushed_to_leave_nothing_can_still_learn(generator):
+    nn.init.constant_(generator.out.bias, -15.0)
+    made = generator(lungs(), latent())
+    assert made.max() < 0.05
+    made.mean().backward()
     assert all(p.grad.abs().max() > 0 for p in generator.parameters())
 
 
@@ -108,6 +116,15 @@ def test_a_convolutional_lstm_with_1_x_1_kernels_is_an_lstm_in_every_pixel():
 
 def test_a_convolutional_lstm_with_an_even_kernel_keeps_the_extents():
     assert ConvLSTM(3, 4, kernel=2)([torch.rand(1, 3, 6, 8)] * 2).shape == (1, 4, 6, 8)
+
+
+def test_a_slice_network_that_was_pushed_to_find_nothing_can_still_learn():
+    torch.manual_seed(0)
+    network = BCDUNet(base=4)
+    nn.init.constant_(network.decoder.out[0].bias, -20.0)
+    network(torch.rand(3, 1, 16, 24)).mean().backward()
+    assert network.decoder.out[0].weight.grad.abs().max() > 0
+    assert network.encoder.levels[0][0].weight.grad.abs().max() > 0
 
 
 def test_the_slice_network_answers_for_every_pixel_between_minus_1_and_1():

@@ -136,6 +136,13 @@ def test_features_that_are_all_0_make_no_undefined_gradient():
     assert features.grad.isfinite().all()
 
 
+def test_contrast_sees_small_differences_in_bfloat16_too():
+    features, labels = 1.0 + 0.05 * torch.rand(8, 16, generator=torch.Generator().manual_seed(0)), two_clusters()[1]
+    loss = supervised_contrast(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(supervised_contrast(features, labels), loss, rtol=1e-6, atol=0)
+
+
 def test_a_twelfth_of_the_slices_is_high_and_low_ones_are_a_quarter_below():
     sums = np.arange(1000.0)
     high, low = high_and_low(sums)
@@ -249,7 +256,7 @@ def test_synthetic_lesions_are_brighter_than_the_lung_around():
 def test_a_sample_depends_on_its_seed_and_its_phase_alone():
     learner = made()
     first, again, other = (learner.sample(np.random.SeedSequence(n), FIRST) for n in (1, 1, 2))
-    assert first.keys() == {"key", "healthy", "noisy", "ill", "z"}
+    assert first.keys() == {"key", "healthy", "noisy", "ill", "lungs", "z"}
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
         assert (array != other[name]).any()
@@ -277,6 +284,18 @@ def test_the_discriminators_loss_has_no_way_back_to_the_generator():
     run(learner, FIRST, watch)
     assert seen
     assert all(gradient is None for gradient in seen)
+
+
+def test_nothing_beyond_the_lungs_counts():
+    learner, seen = made(), []
+    learner.generator = lambda image, z: torch.where(image > 0, image, 0.9)
+    learner.discriminator.register_forward_pre_hook(lambda module, given: seen.append(given[0][:, 0]))
+    sample = batch(learner, FIRST)
+    sample["noisy"] = sample["healthy"]
+    assert learner.compete(sample, lambda name, loss: None)["mending"] == 0
+    (lungs,) = sample["lungs"]
+    assert not seen[0][~lungs].any()
+    assert seen[0][lungs].all()
 
 
 def test_a_contrastive_step_changes_what_is_segmented_but_no_decoder():

@@ -120,7 +120,7 @@ _PAPER = Preset(
 # Ships. Slabs of the lungs rather than whole ones, because there are few scans; narrow and few enough for a CPU.
 _SMALL = Preset(
     "small", 6.0, (16, 96, 96), 3, (8, 16, 32, 64), 16, batch=2, slices=16,
-    iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=1e-4, slice_rate=1e-3,
+    iterations=1200, gan_share=0.6, pool=48, generator_rate=3e-4, critic_rate=3e-4, slice_rate=1e-3,
     contrast_rate=1e-4, decays=22, critic_dropout=0.0,
 )  # fmt: skip
 PRESETS = {
@@ -219,7 +219,7 @@ class Gan3D:
 
 def removed(image: np.ndarray, made: np.ndarray) -> np.ndarray:
     """What of an image the generator has taken away: the pseudo mask, not below 0. What it adds is no disease."""
-    return np.clip(image - np.clip(made, 0.0, 1.0), 0.0, None)
+    return np.clip(image - made, 0.0, None)
 
 
 def healthy(

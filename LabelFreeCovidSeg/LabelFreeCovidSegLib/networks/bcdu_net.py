@@ -19,6 +19,7 @@ LEVELS = 4
 STRIDE = 2 ** (LEVELS - 1)
 PROJECTION = 128
 """Features that slices are compared by."""
+SLOPE = 0.3
 
 Features = tuple[Tensor, ...]
 """Levels 1 to 4 of a batch of slices, the last one being the bottom."""
@@ -71,7 +72,8 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(_double(a, b, kernel) for (a, b), kernel in zip(pairwise(widths), kernels, strict=True))
         self.merge = nn.ModuleList(ConvLSTM(width, width // 2, lstm_kernel) for width in widths[1:])
         self.convs = nn.ModuleList(_twice(width // 2, width) for width in widths[1:])
-        self.out = nn.Sequential(nn.Conv2d(base, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.Tanh())
+        # The published ReLU has no gradient below 0. Of two channels both went there, and nothing was learned any more.
+        self.out = nn.Sequential(nn.Conv2d(base, 2, 3, padding=1), nn.LeakyReLU(SLOPE), nn.Conv2d(2, 1, 1), nn.Tanh())
 
     def forward(self, features: Features) -> Tensor:
         """How much brighter than healthy each pixel is, (batch, 1, j, i) in [-1, 1]."""

@@ -28,12 +28,16 @@ STRIDE = 2**DEPTH
 NOISE_CHANNELS = 10
 NOISE_KERNELS = (1, 3, 5)
 SLOPE = 0.3
+LEAST = 1e-3
+"""Nearer to 0 and 1 an intensity is taken to be this far from them: their logits are infinite."""
 
 
 class DenseUNet3D(nn.Module):
     """G: a U-Net in which each level hands on its input beside what it made of it.
 
-    Without normalisation, so that intensities stay what they are. The output is not below 0; who uses it cuts it at 1.
+    Without normalisation, so that intensities stay what they are. The published output is a ReLU, whose adversary soon
+    pushed it below 0 everywhere, where it has no gradient. Here it is a sigmoid, and what the network has to say is a
+    change of the input's logit: it begins close to a copy, and does not have to learn to draw a lung first.
 
     Args:
         base: width of the first level; each level doubles it.
@@ -59,11 +63,9 @@ class DenseUNet3D(nn.Module):
             self.up.append(UpUnit(channels, 4 * width, skip, width))
             channels = 5 * width + skip
         self.out = Conv3d(channels, 1, 1)
-        # An output that begins below 0 everywhere would never learn: its gradient is 0.
-        nn.init.constant_(self.out.bias, 0.1)  # type: ignore[arg-type]  # there is one
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Healthy lungs (batch, 1, k, j, i), 0 or more.
+        """Healthy lungs (batch, 1, k, j, i) in (0, 1).
 
         Args:
             x: (batch, 1, k, j, i) in [0, 1].
@@ -74,7 +76,7 @@ class DenseUNet3D(nn.Module):
         """
         if any(extent % STRIDE for extent in x.shape[2:]):
             raise ValueError(f"extents {tuple(x.shape[2:])} must be divisible by {STRIDE}")
-        skips = []
+        image, skips = x, []
         for unit in self.down:
             made = unit(x)
             x = torch.cat((x, made), dim=1)
@@ -84,7 +86,7 @@ class DenseUNet3D(nn.Module):
         x = torch.cat((x, self.bottom_out(latent)), dim=1)
         for unit, skip in zip(self.up, reversed(skips), strict=True):
             x = unit(x, skip)
-        return functional.relu(self.out(x))
+        return torch.sigmoid(torch.logit(image, LEAST) + self.out(x))
 
 
 class DenseUnit(nn.Module):

@@ -32,9 +32,9 @@ def supervised_contrast(features: Tensor, labels: Tensor, temperature: float = T
     Args:
         features: (n, channels), of any length. labels: (n,).
     """
-    unit = functional.normalize(features.float(), dim=1)
-    likeness = unit @ unit.T / temperature
-    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    # Not as a product of matrices, which autocast would round to bfloat16: slices differ by less than that.
+    likeness = functional.cosine_similarity(features[:, None].float(), features[None].float(), dim=2) / temperature
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
     # The least number, not minus infinity, whose gradient is no number.
     likeness = likeness.masked_fill(itself, torch.finfo(likeness.dtype).min)
     surprise = likeness.logsumexp(dim=1, keepdim=True) - likeness

@@ -89,7 +89,8 @@ class Gan3DTrainee:
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """What one sample is made of: `key`, which decides all that `step` draws, and in the first phase slabs.
 
-        `healthy`, `noisy` and `ill` are (1, k, j, i) float32, `z` (2, channels, k / 16, j / 16, i / 16).
+        `healthy`, `noisy` and `ill` are (1, k, j, i) float32, `lungs` (2, k, j, i) bool, the healthy one's and the ill
+        one's, and `z` (2, channels, k / 16, j / 16, i / 16).
         """
         children = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(3)]
         rng = np.random.default_rng(children[0])
@@ -102,6 +103,7 @@ class Gan3DTrainee:
             "healthy": healthy.image[None],
             "noisy": blotched(healthy.image, healthy.lung, rng)[None],
             "ill": ill.image[None],
+            "lungs": np.stack((healthy.lung, ill.lung)),
             "z": rng.uniform(-0.5, 0.5, latent).astype(np.float32),
         }
 
@@ -114,11 +116,16 @@ class Gan3DTrainee:
         return self.segment(batch["key"].device, np.random.default_rng(key), update)
 
     def compete(self, batch: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
-        """Update the generator to mend, the discriminator, and the generator to deceive it."""
+        """Update the generator to mend, the discriminator, and the generator to deceive it.
+
+        Only lungs count. Beyond them, which is most of a canvas, everything is 0.
+        """
         generator, discriminator = self.generator, self.discriminator
-        mending = functional.mse_loss(generator(batch["noisy"], batch["z"][:, 0]).float(), batch["healthy"])
+        lung, ill_lung = batch["lungs"].split(1, dim=1)
+        mended = generator(batch["noisy"], batch["z"][:, 0]).float()
+        mending = functional.mse_loss(mended[lung], batch["healthy"][lung])
         update("generator", mending)
-        made = generator(batch["ill"], batch["z"][:, 1]).float().clamp(0.0, 1.0)
+        made = generator(batch["ill"], batch["z"][:, 1]).float() * ill_lung
         scores = discriminator(torch.cat((batch["healthy"], made.detach())))
         telling = (taken_for(scores[: len(made)], REAL) + taken_for(scores[len(made) :], MADE)) / 2
         update("discriminator", telling)

@@ -50,7 +50,7 @@ def pseudo_slices(generator: nn.Module, slabs: Iterable[Slab], device: torch.dev
         lung = torch.from_numpy(slab.lung).to(device)
         made = generator(image[None, None], still(1, slab.lung.shape, device))[0, 0].float()
         filled = lung.any(dim=(1, 2))
-        mask = (image - made.clamp(0.0, 1.0)).clamp_min(0.0) * lung
+        mask = (image - made).clamp_min(0.0) * lung
         images.append(image[filled, None])
         masks.append(mask[filled, None])
     # Halved last: autocast to bfloat16 can't join halves.
