@@ -151,8 +151,8 @@ def refuse_vote(method: str, runs: int) -> None:
 
 
 def cache_of(method: str) -> str:
-    """The name of the cache that a method learns from: its own; where several recipes stand in one module, that module's;
-    and what is compared with `uda` learns from the cache of `uda`.
+    """The name of the cache that a method learns from: its own; where several recipes stand in one module, that of the
+    module; and what is compared with `uda` learns from the cache of `uda`.
     """
     module, _, one_of_several = REGISTRY[method].partition(":")
     package, _, name = module.rpartition(".")
