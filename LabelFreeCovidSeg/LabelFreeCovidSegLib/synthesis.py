@@ -7,7 +7,7 @@ measured in such units, so that a lesion has the same size in millimetres wherev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -33,6 +33,7 @@ class Shapes:
     large: Span = (32, 64)
     large_probability: float = 0.2
     """Of one large ellipsoid, times lambda."""
+    turned: bool = True
     elastic_sigma: Span = (6, 14)
     elastic_rms: Span = (0.05, 0.25)
     """Root mean square displacement in mean semi-axes. The paper says "random parameters"; its ablation (i) finds
@@ -75,6 +76,30 @@ WITH_CONSOLIDATION = LesionModel(
 """Ours: many lesions are as dense as soft tissue, and many are small. The paper's textures hardly ever are dense
 (mu_0 <= 0.8), and a network that has seen only those takes the inside of a consolidation for a large vessel; small ones
 have too few voxels to be learned unless there are many of them."""
+_STILL = Shapes(elastic_rms=(0.0, 0.0))
+_SPHERES = replace(_STILL, small_counts=(0, 0), medium_counts=(5, 5), medium=(12, 12), large_probability=0.0)
+ABLATIONS = {
+    "i": LesionModel(_STILL),
+    "ii": LesionModel(replace(_STILL, turned=False)),
+    "iii": LesionModel(replace(_STILL, small_counts=(3, 8), medium_counts=(3, 8), large_probability=0.1)),
+    "iv": LesionModel(replace(_STILL, small_counts=(7, 12), medium_counts=(7, 12), large_probability=0.3)),
+    "v": LesionModel(replace(_STILL, small=(6, 10), large=(32, 48))),
+    "vi": LesionModel(_STILL, Textures(sigma_a=(2, 18))),
+    "vii": LesionModel(_STILL, Textures(sigma_a=(4, 12))),
+    "viii": LesionModel(_STILL, Textures(a=(0.05, 0.25))),
+    "ix": LesionModel(_STILL, Textures(a=(0.0, 0.35))),
+    "x": LesionModel(_STILL, Textures(fine_probability=0.5)),
+    "xi": LesionModel(_STILL, Textures(sigma_b_fine=(0.6, 2))),
+    "xii": LesionModel(_STILL, Textures(sigma_b_coarse=(2, 4))),
+    "xiii": LesionModel(_STILL, Textures(mean_bright=(0.45, 0.75))),
+    "xiv": LesionModel(_STILL, Textures(mean_bright=(0.35, 0.85))),
+    "fixed-g": LesionModel(_SPHERES),
+    "fixed-a": LesionModel(_STILL, Textures(a=(0.2, 0.2), a_min_gap=0.0)),
+    "fixed-b": LesionModel(
+        _STILL, Textures(sigma_b_fine=(2, 2), sigma_b_coarse=(2, 2), mean_bright=(150 / 255, 150 / 255))
+    ),
+}
+"""Row of table IV -> its lesions. From row ii on the authors left elastic deformation out, too (their footnote 10)."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +199,7 @@ def _add_ellipsoid(
     """Add a turned and elastically deformed ellipsoid to `lesion`; `units` is the voxel in the paper's voxels."""
     rms = rng.uniform(*shapes.elastic_rms) * semi_axes.mean()
     sigma = rng.uniform(*shapes.elastic_sigma)
-    turn = Rotation.random(None, rng).as_matrix()  # by position: scipy renamed the argument
+    turn = Rotation.random(None, rng).as_matrix() if shapes.turned else np.eye(3)  # by position: scipy renamed it
     # The turned ellipsoid reaches sqrt(sum (a_n R_n)^2) along each axis; two rms hold nearly all displacement.
     reach = (np.sqrt(((turn * semi_axes) ** 2).sum(axis=1)) + 2 * rms) / units
     lower = np.maximum(np.floor(centre - reach).astype(int), 0)
@@ -229,8 +254,8 @@ def paint(
 def draw_texture(rng: np.random.Generator, textures: Textures = FINAL.textures) -> Texture:
     """Draw a texture's parameters. a_U and a_L are uniform, rejected until a_U - a_L > 0.15 (accepted: 1 in 8)."""
     sigma_a = rng.uniform(*textures.sigma_a)
-    a_upper = a_lower = 0.0
-    while a_upper - a_lower <= textures.a_min_gap:
+    a_upper, a_lower = rng.uniform(*textures.a, 2)
+    while a_upper - a_lower < textures.a_min_gap:
         a_upper, a_lower = rng.uniform(*textures.a, 2)
     fine = rng.random() < textures.fine_probability
     sigma_b = rng.uniform(*(textures.sigma_b_fine if fine else textures.sigma_b_coarse))

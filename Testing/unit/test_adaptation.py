@@ -88,6 +88,13 @@ def test_the_rows_are_trained_on_the_grid_and_the_network_that_they_are_compared
             assert (row.spacing_mm, row.canvas, row.channels) == (own.spacing_mm, own.canvas, own.channels)
 
 
+def test_one_cache_is_enough_for_the_rows_that_learn_from_the_same_slices():
+    learns_from = {name: recipes.cache_of(name) for name in ("uda", *ROWS)}
+    assert learns_from.pop("target-only") == "target-only"
+    assert set(learns_from.values()) == {"uda"}
+    assert recipes.CACHES["uda"] == "uda"
+
+
 def test_a_row_that_adapts_says_that_it_needs_a_patient():
     for kind in (minent.MinEnt, advent.AdvEnt, intrada.IntraDA, self_ensembling.SelfEnsembling, ssl.FewShot):
         with pytest.raises(TrainingError, match="covid = true"):

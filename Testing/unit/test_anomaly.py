@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from LabelFreeCovidSegLib import store, weights
+from LabelFreeCovidSegLib import picture_pipeline, store, weights
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import WeightsError
 from LabelFreeCovidSegLib.evaluation.command import ready
@@ -366,6 +366,19 @@ def test_a_lesion_is_outlined_on_the_scan_s_own_grid_and_nothing_around_the_lung
     clear = Trained(Dark(), nn.Identity(), TINY, 0.2, "none").predict(*chest()[:2], CPU, silent)
     assert clear.score.max() == 0
     np.testing.assert_array_equal(found.lesion > 0, (found.score >= np.float32(0.2)) & (lungs.labels > 0))
+
+
+def test_a_single_picture_is_a_slice_like_any_other_unless_it_was_equalised():
+    scan, lungs, lesion = chest(-300.0)
+    middle = slice(10, 11)
+    alone = replace(scan, hu=scan.hu[middle], grid=replace(scan.grid, size=(52, 44, 1)))
+    seen = replace(lungs, labels=lungs.labels[middle])
+    found = Trained(Dark(), nn.Identity(), TINY, 0.2, "none").predict(alone, seen, CPU, silent)
+    assert found.lesion.shape == (1, 44, 52)
+    assert 2 * (found.lesion & lesion[middle]).sum() / (found.lesion.sum() + lesion[middle].sum()) > 0.85
+    for name in LEARNT:
+        assert picture_pipeline.unfit(base.card(name), "its weights", False) == ""
+        assert "its weights were trained on Hounsfield" in picture_pipeline.unfit(base.card(name), "its weights", True)
 
 
 def test_a_pixel_is_the_mean_over_its_area_and_has_no_chest_wall_in_it_where_there_is_lung():

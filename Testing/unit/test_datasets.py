@@ -385,7 +385,7 @@ def test_labels_of_a_png_with_a_palette_are_its_indices(tmp_path):
     labels = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", 3, 2, 8, 3, 0, 0, 0),
-        b"PLTE": bytes([0, 0, 0, 128, 0, 0, 0, 128, 0]),
+        b"PLTE": bytes([0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 0]),  # black once more, as some programs fill it up
         b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in labels)),
         b"IEND": b"",
     }

@@ -9,7 +9,7 @@ from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.methods.normnet import Growing
 from LabelFreeCovidSegLib.postprocess import box_mean, close, dilate
 from LabelFreeCovidSegLib.scan import Grid
-from LabelFreeCovidSegLib.synthesis import UNIT_MM
+from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM
 from scipy import ndimage
 
 G = Growing()
@@ -247,3 +247,14 @@ def test_closing_fills_what_its_ellipsoid_does_not_fit_into():
 )
 def test_closing_leaves_a_convex_shape_as_it_is(mask):
     np.testing.assert_array_equal(close(mask, (3.0, 3.0, 3.0), (1.0, 1.0, 1.0)), mask)
+
+
+def test_each_row_of_table_4_changes_one_thing_of_what_it_is_compared_with():
+    whole = normnet.PRESETS["table4"]
+    assert (whole.lesions, whole.growing) == (FINAL, G)
+    rows = {name: preset for name, preset in normnet.PRESETS.items() if name.startswith("table4-")}
+    assert len(rows) == 14 + 3 + 4
+    for name, preset in rows.items():
+        changed = (preset.lesions != whole.lesions) + (preset.growing != whole.growing)
+        assert (name, changed, replace(preset, name="table4", lesions=FINAL, growing=G)) == (name, 1, whole)
+    assert len({(preset.lesions, preset.growing) for preset in rows.values()}) == len(rows)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from LabelFreeCovidSegLib import synthesis
-from LabelFreeCovidSegLib.synthesis import FINAL, UNIT_MM, V2, Texture
+from LabelFreeCovidSegLib.scan import bounding_box
+from LabelFreeCovidSegLib.synthesis import ABLATIONS, FINAL, UNIT_MM, V2, Texture
 
 TAU = 1 / 3
 SEED = np.random.SeedSequence(7)
@@ -131,6 +132,42 @@ def test_texture_parameters_have_the_moments_of_rejection_sampling():
     assert lower.max() <= 0.15
     assert (sigma_b > 2).mean() == pytest.approx(0.30, abs=0.01)
     assert sigma_b.mean() == pytest.approx(0.7 * 1.4 + 0.3 * 3.5, abs=0.02)
+
+
+def test_each_ablation_draws_what_its_row_says_and_comes_to_an_end():
+    def drawn(row):
+        rng = np.random.default_rng(4)
+        return [synthesis.draw_texture(rng, ABLATIONS[row].textures) for _ in range(400)]
+
+    for row in ABLATIONS:
+        assert all(one.a_upper - one.a_lower >= ABLATIONS[row].textures.a_min_gap for one in drawn(row))
+    assert {(one.a_lower, one.a_upper) for one in drawn("fixed-a")} == {(0.2, 0.2)}
+    assert {(one.sigma_b, one.mean_bright) for one in drawn("fixed-b")} == {(2.0, 150 / 255)}
+    assert min(one.a_lower for one in drawn("viii")) >= 0.05
+    assert max(one.a_upper for one in drawn("ix")) > 0.3
+    spheres = synthesis.draw_semi_axes(1.0, np.random.default_rng(0), ABLATIONS["fixed-g"].shapes)
+    assert np.array(spheres).tolist() == [[12.0] * 3] * 5
+
+
+def test_without_rotation_the_axes_of_an_ellipsoid_are_those_of_the_scan():
+    lung = np.ones((33, 33, 33), bool)
+
+    def filled(turned):
+        """Which share of their boxes ellipsoids fill, on average."""
+        shapes = synthesis.Shapes(
+            small_counts=(0, 0), medium_counts=(0, 0), large=(4, 12), large_probability=1, elastic_rms=(0, 0),
+            turned=turned,
+        )  # fmt: skip
+        shares = []
+        for seed in range(20):
+            lesion = synthesis.draw_shapes(lung, UNIT_MM, 1.0, np.random.default_rng(seed), shapes)
+            box = lesion[bounding_box(lesion)]
+            inner = not any(lesion.take(end, axis).any() for axis in range(3) for end in (0, -1))
+            shares += [box.mean()] if inner else []
+        return np.mean(shares)
+
+    assert filled(False) == pytest.approx(np.pi / 6, abs=0.05)  # an ellipsoid in its own box
+    assert filled(True) < 0.45
 
 
 def test_version_two_blurs_its_noise_over_a_wider_range():

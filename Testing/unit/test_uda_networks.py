@@ -52,17 +52,19 @@ def test_an_extent_that_four_poolings_cannot_halve_is_refused():
         Extractor(NARROW)(torch.zeros(1, 1, 32, 40))
 
 
-def test_the_generator_sees_levels_3_to_5_only_and_stays_within_the_range_of_slices():
+@pytest.mark.parametrize("levels", [(3, 4, 5), (2, 3, 4), (5,)])
+def test_the_generator_sees_its_levels_only_and_stays_within_the_range_of_slices(levels):
     torch.manual_seed(0)
-    generator = Generator(NARROW)
-    features = [100 * torch.randn(1, c, 32 // 2**n, 32 // 2**n, requires_grad=True) for n, c in enumerate(NARROW, 1)]
-    for feature in features:
-        feature.retain_grad()
-    made = generator(tuple(features))
+    generator = Generator(NARROW, levels)
+    features = {n: 100 * torch.randn(1, c, 64 // 2**n, 64 // 2**n) for n, c in enumerate(NARROW, 2)}
+    for feature in features.values():
+        feature.requires_grad_()
+    made = generator(tuple(features.values()))
     made.sum().backward()
+    assert made.shape == (1, 1, 32, 32)
     assert made.abs().max() <= 1
-    assert features[0].grad is None
-    assert all(feature.grad.abs().sum() > 0 for feature in features[1:])
+    assert {n for n, feature in features.items() if feature.grad is not None} == set(levels)
+    assert all(features[n].grad.abs().sum() > 0 for n in levels)
 
 
 def test_one_slice_does_not_change_what_is_seen_in_another():

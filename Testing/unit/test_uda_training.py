@@ -6,10 +6,12 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods import uda
 from LabelFreeCovidSegLib.networks.uda import Extractor, Generator
-from LabelFreeCovidSegLib.training import adversary
+from LabelFreeCovidSegLib.store import Entry
+from LabelFreeCovidSegLib.training import adversary, recipes
 from LabelFreeCovidSegLib.training.uda import Adapted, SourceOnly, fall, segmentation_loss, trainee
 
 PLANE = (32, 48)
@@ -56,6 +58,17 @@ def updating(trainee, heard=lambda name: None):
         optimizers[name].step()
 
     return update
+
+
+@pytest.mark.parametrize("name", uda.ABLATIONS)
+def test_an_ablation_trains_the_generator_that_its_row_names_and_its_weights_segment(name, tmp_path):
+    row = recipes.preset("uda", name)
+    trainee = made(preset=replace(TINY, generator_levels=row.generator_levels))
+    assert trainee.networks["generator"].levels[0] == max(row.generator_levels)
+    assert all(value.isfinite() for value in trainee.step(batch(trainee, 0), 0.0, updating(trainee)).values())
+    entry = Entry("uda", "0.1", {}, {"preset": name}, [], "Apache-2.0", True, "", "")
+    weights.store_entry(entry, {"0.safetensors": uda.build(row).state_dict()}, tmp_path)
+    assert uda.load(tmp_path).preset is row
 
 
 def weights_of(trainee, names=NETWORKS):

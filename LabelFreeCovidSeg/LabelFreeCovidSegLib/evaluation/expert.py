@@ -163,7 +163,7 @@ def _plane(image: sitk.Image, path: Path, case: Case) -> np.ndarray:
     if image.GetNumberOfComponentsPerPixel() > 1:
         palette = _palette(path)
         if palette is not None:
-            array = (array[..., None, :3] == palette).all(axis=-1).argmax(axis=-1)
+            array = _labels(array[..., :3], palette)
         elif (array == array[..., :1]).all():
             array = array[..., 0]
         else:
@@ -180,6 +180,14 @@ def _palette(path: Path) -> np.ndarray | None:
         return None
     length = int.from_bytes(start[-4:], "big")
     return np.frombuffer(rest[:length], np.uint8).reshape(-1, 3)
+
+
+def _labels(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The label (..., uint8) of each colour (..., 3): the first one in the palette, 0 of a colour that is not there."""
+    weights = np.array([1 << 16, 1 << 8, 1])
+    table = np.zeros(1 << 24, np.uint8)
+    table[(palette @ weights)[::-1]] = np.arange(len(palette))[::-1]
+    return table[colours @ weights]
 
 
 def _is_volume(image: sitk.Image, case: Case) -> bool:

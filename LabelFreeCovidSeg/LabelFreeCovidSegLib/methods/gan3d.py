@@ -123,6 +123,8 @@ _SMALL = Preset(
     iterations=1200, gan_share=0.6, pool=48, generator_rate=3e-4, critic_rate=3e-4, slice_rate=1e-3,
     contrast_rate=1e-4, decays=22, critic_dropout=0.0,
 )  # fmt: skip
+TABLE5 = (0.1, 0.15, 0.25, 0.3)
+"""Thresholds that the paper tried beside 0.2."""
 PRESETS = {
     preset.name: preset
     for full in (_PAPER, _SMALL)
@@ -131,6 +133,7 @@ PRESETS = {
         replace(full, name=f"{full.name}-no-contrast", contrast=False),
         replace(full, name=f"{full.name}-gan", segmenter=False, gan_share=1.0,
                 iterations=round(full.iterations * full.gan_share)),
+        *(replace(full, name=f"{full.name}-threshold-{value}", threshold=Threshold(value)) for value in TABLE5),
     )
 }  # fmt: skip
 

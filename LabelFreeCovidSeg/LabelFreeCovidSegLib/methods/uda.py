@@ -69,6 +69,7 @@ class Preset:
         learning_rate: of f and c at the beginning. critic_rate: of g and d.
         class_weights: of the classes' pixels in the cross-entropy; all 1 in the paper.
         alpha: weight of the adversarial term where all terms are sums.
+        generator_levels: of f that g sees.
         domain: what the slices are; see `base.Card`.
     """
 
@@ -83,6 +84,7 @@ class Preset:
     critic_rate: float = 1e-5
     class_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     alpha: float = 0.1
+    generator_levels: tuple[int, ...] = (3, 4, 5)
     domain: str = HU
 
 
@@ -93,6 +95,14 @@ _SMALL = Preset("small", (3.0, 1.5, 1.5), (192, 256), (24, 48, 96, 192), 32, bat
                 learning_rate=1e-3, critic_rate=2e-4, class_weights=(1.0, 1.0, 8.0, 8.0))  # fmt: skip
 _EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256)
 PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
+ABLATIONS = {
+    preset.name: preset
+    for preset in (
+        replace(_SMALL, name="small-levels-234", generator_levels=(2, 3, 4)),
+        replace(_SMALL, name="small-no-skips", generator_levels=(5,)),
+    )
+}
+"""Rows of the paper's tables 3 and 4; that without an adversary is `source-only`."""
 
 
 def window(hu: np.ndarray) -> np.ndarray:
@@ -200,7 +210,7 @@ def disagreement(labels: np.ndarray, lungs: LungMask, scan: Scan) -> tuple[str, 
 def load(
     store: Path | None = None,
     card: Card = CARD,
-    presets: Mapping[str, Preset] = PRESETS,
+    presets: Mapping[str, Preset] = PRESETS | ABLATIONS,
     build: Callable[[Preset], Segmenter] = build,
 ) -> DomainAdaptation:
     """The method with the weights that ship, or with those in another store.

@@ -21,6 +21,7 @@ PAPER_CHANNELS = (64, 128, 256, 512)
 """Of f. With four classes f and c have 3,790,212 parameters and g has 3,577,921."""
 PAPER_CRITIC_WIDTH = 128
 """Of d: 1,335,044 parameters."""
+GENERATOR_LEVELS = (3, 4, 5)
 STRIDE = 16
 """What the extents of a picture must be divisible by."""
 PIXELS_PER_PATCH = 64
@@ -86,24 +87,32 @@ class Classifier(nn.Module):
 
 
 class Generator(nn.Module):
-    """g: a slice again from levels 3, 4 and 5 of f; each of its four layers doubles the extents.
+    """g: a slice again from levels 3, 4 and 5 of f; each of its layers doubles the extents.
 
     Without level 2 it can't copy the slice: what it shows is what the deep features know (the paper's table 3).
+
+    Args:
+        channels: of f.
+        levels: of f that it sees, from 2 to 5; it begins at the deepest one.
     """
 
-    def __init__(self, channels: Sequence[int] = PAPER_CHANNELS) -> None:
+    def __init__(self, channels: Sequence[int] = PAPER_CHANNELS, levels: Sequence[int] = GENERATOR_LEVELS) -> None:
         super().__init__()
-        two, three, four, five = channels
-        self.from_five = nn.Sequential(*_grow(five, four))
-        self.from_four = nn.Sequential(*_grow(2 * four, three))
-        self.from_three = nn.Sequential(*_grow(2 * three, two), *_grow(two, two))
-        self.out = nn.Sequential(nn.Conv2d(two, 1, 3, padding=1), nn.Tanh())
+        self.levels = range(max(levels), 1, -1)
+        self.skips = set(levels) - {max(levels)}
+        width = dict(enumerate(channels, 2))
+        self.layers = nn.ModuleList(
+            nn.Sequential(*_grow(width[level] * (2 if level in self.skips else 1), width[max(level - 1, 2)]))
+            for level in self.levels
+        )
+        self.out = nn.Sequential(nn.Conv2d(width[2], 1, 3, padding=1), nn.Tanh())
 
     def forward(self, features: Features) -> Tensor:
         """A slice (batch, 1, j, i) in [-1, 1]."""
-        _, three, four, five = features
-        x = self.from_four(torch.cat((self.from_five(five), four), dim=1))
-        return self.out(self.from_three(torch.cat((x, three), dim=1)))
+        x = features[self.levels[0] - 2]
+        for level, layer in zip(self.levels, self.layers, strict=True):
+            x = layer(torch.cat((x, features[level - 2]), dim=1) if level in self.skips else x)
+        return self.out(x)
 
 
 class Discriminator(nn.Module):

@@ -152,8 +152,14 @@ def refuse_vote(method: str, runs: int) -> None:
 
 
 def cache_of(method: str) -> str:
-    """The name of the cache that a method learns from: methods whose recipes stand in one module share its."""
-    return REGISTRY[method].partition(":")[0].rpartition(".")[2]
+    """The name of the cache that a method learns from: its own; where several recipes stand in one module, that of the
+    module; and what is compared with `uda` learns from the cache of `uda`.
+    """
+    module, _, one_of_several = REGISTRY[method].partition(":")
+    package, _, name = module.rpartition(".")
+    if package.endswith(".adaptation"):
+        return "uda"
+    return name if one_of_several else method
 
 
 CACHES = {cache_of(method): method for method in reversed(REGISTRY)}

@@ -22,7 +22,7 @@ from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 
-PRESETS = {"small": uda.PRESETS["small"], **uda.PRESETS}
+PRESETS = {"small": uda.PRESETS["small"], **uda.PRESETS, **uda.ABLATIONS}
 CITATION = uda.CARD.citation
 EXPECTS = "Chest CT in Hounsfield units, whole lungs, axial slices of any thickness; lungs found beforehand."
 SHIPS = ("extractor", "classifier")
@@ -134,7 +134,7 @@ class Adapted(BothDomains):
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         super().__init__(preset, train, judge)
         self.networks |= {
-            "generator": Generator(preset.channels),
+            "generator": Generator(preset.channels, preset.generator_levels),
             "discriminator": Discriminator(preset.critic_width),
         }
 

@@ -22,6 +22,7 @@ class AE(Detector):
         "segmentation in brain MR images: A comparative study. Med Image Anal 2021;69:101952. "
         "doi:10.1016/j.media.2020.101952",
         networks=("ae",),
+        picture_mm=0.0,
     )
 
     def build(self, preset: Preset) -> nn.Module:

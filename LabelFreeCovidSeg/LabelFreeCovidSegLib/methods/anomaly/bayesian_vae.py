@@ -30,6 +30,7 @@ class BayesianVAE(VAE):
         citation="Pawlowski N, Lee MCH, Rajchl M, McDonagh S, Ferrante E, Kamnitsas K, et al. Unsupervised Lesion "
         "Detection in Brain CT using Bayesian Convolutional Autoencoders. MIDL 2018",
         networks=("bayesian-vae",),
+        picture_mm=0.0,
     )
 
     def reconstruct(self, network: Any, x: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class ConstrainedVAE(VAE):
         citation="Chen X, Konukoglu E. Unsupervised Detection of Lesions in Brain MRI using constrained adversarial "
         "auto-encoders. MIDL 2018. arXiv:1806.04972",
         networks=("constrained-vae",),
+        picture_mm=0.0,
     )
 
     def losses(self, network: Any, x: Tensor) -> dict[str, Tensor]:

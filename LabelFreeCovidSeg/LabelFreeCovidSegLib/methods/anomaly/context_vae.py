@@ -33,6 +33,7 @@ class ContextVAE(VAE):
         citation="Zimmerer D, Kohl SAA, Petersen J, Isensee F, Maier-Hein KH. Context-encoding Variational Autoencoder "
         "for Unsupervised Anomaly Detection. arXiv:1812.05941 (2018)",
         networks=("context-vae",),
+        picture_mm=0.0,
     )
 
     def losses(self, network: Any, x: Tensor) -> dict[str, Tensor]:

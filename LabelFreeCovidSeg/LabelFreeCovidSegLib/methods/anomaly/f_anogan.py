@@ -36,6 +36,7 @@ class FAnoGAN(Detector):
         "detection with generative adversarial networks. Med Image Anal 2019;54:30-44. "
         "doi:10.1016/j.media.2019.01.010",
         networks=("f-anogan",),
+        picture_mm=0.0,
     )
 
     def build(self, preset: Preset) -> nn.Module:

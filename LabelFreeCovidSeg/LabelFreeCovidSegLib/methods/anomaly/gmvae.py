@@ -33,6 +33,7 @@ class GMVAE(Detector):
         citation="You S, Tezcan KC, Chen X, Konukoglu E. Unsupervised Lesion Detection via Image Restoration with a "
         "Normative Prior. MIDL 2019. PMLR 102:540-556",
         networks=("gmvae",),
+        picture_mm=0.0,
     )
 
     def build(self, preset: Preset) -> nn.Module:

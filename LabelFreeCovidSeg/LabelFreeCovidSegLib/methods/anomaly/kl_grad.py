@@ -37,6 +37,7 @@ class KLGrad(VAE):
         citation="Zimmerer D, Isensee F, Petersen J, Kohl S, Maier-Hein K. Unsupervised Anomaly Localization using "
         "Variational Auto-Encoders. MICCAI 2019. arXiv:1907.02796",
         networks=("kl-grad",),
+        picture_mm=0.0,
     )
 
     def score(self, network: Any, x: Tensor) -> Tensor:

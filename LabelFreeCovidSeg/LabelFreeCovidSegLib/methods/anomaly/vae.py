@@ -30,6 +30,7 @@ class VAE(Detector):
         summary="A variational autoencoder of healthy slices. What it rebuilds darker is lesion.",
         citation="Kingma DP, Welling M. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114",
         networks=("vae",),
+        picture_mm=0.0,
     )
 
     def build(self, preset: Preset) -> nn.Module:

@@ -22,6 +22,7 @@ class VAEOriginal(VAE):
         summary="A variational autoencoder that sees heart and chest wall, too. What it rebuilds darker is lesion.",
         citation="Kingma DP, Welling M. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114",
         networks=("vae-original",),
+        picture_mm=0.0,
     )
 
     def shown(self, hu: np.ndarray, lung: np.ndarray) -> np.ndarray:

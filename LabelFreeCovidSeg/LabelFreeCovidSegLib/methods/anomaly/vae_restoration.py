@@ -38,6 +38,7 @@ class VAERestoration(VAE):
         citation="Chen X, You S, Tezcan KC, Konukoglu E. Unsupervised lesion detection via image restoration with a "
         "normative prior. Med Image Anal 2020;64:101713. doi:10.1016/j.media.2020.101713",
         networks=("vae-restoration",),
+        picture_mm=0.0,
     )
 
     def objective(self, network: Any, x: Tensor) -> Tensor:

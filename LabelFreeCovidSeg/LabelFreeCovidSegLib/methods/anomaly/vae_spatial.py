@@ -22,6 +22,7 @@ class VAESpatial(VAE):
         citation="Baur C, Wiestler B, Albarqouni S, Navab N. Deep Autoencoding Models for Unsupervised Anomaly "
         "Segmentation in Brain MR Images. BrainLes 2018. arXiv:1804.04488",
         networks=("vae-spatial",),
+        picture_mm=0.0,
     )
 
     def build(self, preset: Preset) -> nn.Module:
