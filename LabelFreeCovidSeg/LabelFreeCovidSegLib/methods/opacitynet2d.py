@@ -18,7 +18,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
-from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
@@ -41,6 +41,8 @@ CARD = Card(
     picture_mm=0.0,
 )
 
+LESION_PROBABILITY = 0.25
+"""As `opacitynet.LESION_PROBABILITY`, set in the same way."""
 SLICES = 16
 """Slices that go through a network together."""
 

@@ -32,6 +32,8 @@ PRESETS = opacitynet.PRESETS
 CITATION = opacitynet.CARD.citation
 EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness up to 8 mm; lungs found beforehand."
 SHIPS = ("network",)
+EVEN = 0.5
+"""Checkpoints are compared at even odds. Where the finished networks' outline runs was set on other lesions."""
 VIEWS = 24
 VIEW_SEED = 20_261_121
 """Of the views that choose the checkpoint."""
@@ -122,7 +124,7 @@ class OpacityNetTrainee(OpacityTrainee):
         both = either = 0
         for view in self.views:
             probability = opacity(self.networks["network"], view)
-            found = opacitynet.outline(probability, self.preset.spacing_mm) & view.lung
+            found = opacitynet.outline(probability, self.preset.spacing_mm, EVEN) & view.lung
             both += int((found & view.lesion).sum())
             either += int(found.sum() + view.lesion.sum())
         return 2.0 * both / max(either, 1)

@@ -19,7 +19,7 @@ from LabelFreeCovidSegLib import device
 from LabelFreeCovidSegLib.lungs import picturenet
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
 from LabelFreeCovidSegLib.methods.base import HU
-from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY
+from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY
 from LabelFreeCovidSegLib.methods.opacitynet2d import Preset
 from LabelFreeCovidSegLib.methods.uda import LUNG, UNKNOWN
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -31,7 +31,7 @@ from LabelFreeCovidSegLib.training.clahe import SIDE, clahe256
 from LabelFreeCovidSegLib.training.crops import with_lesions
 from LabelFreeCovidSegLib.training.domains import Slices, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
-from LabelFreeCovidSegLib.training.opacitynet import OpacityTrainee
+from LabelFreeCovidSegLib.training.opacitynet import EVEN, OpacityTrainee
 from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
@@ -142,7 +142,7 @@ class OpacityNet2DTrainee(OpacityTrainee):
         both = either = 0
         for view in self.views:
             found = network(torch.from_numpy(view.shown).to(where)).float().softmax(dim=1)[:, OPACITY].cpu().numpy()
-            marked, lesion = (found > LESION_PROBABILITY) & (view.shown[:, 1] > 0), view.target == OPACITY
+            marked, lesion = (found > EVEN) & (view.shown[:, 1] > 0), view.target == OPACITY
             both += int((marked & lesion).sum())
             either += int(marked.sum() + lesion.sum())
         return 2.0 * both / max(either, 1)
