@@ -60,7 +60,7 @@ def draw(curves: dict[str, np.ndarray], path: Path) -> None:
             axis.plot(iterations, values, color=PALE, linewidth=0.4)
             axis.plot(iterations, smoothed(values), color=BLUE, linewidth=1.5)
             low, high = np.percentile(values, SHOWN_PERCENTILES)
-            axis.set_ylim(min(low, 0.0), high)
+            axis.set_ylim(min(low, 0.0), 1.05 * high)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.tick_params(labelsize=7, labelbottom=True)
     figure.savefig(path, dpi=110)
