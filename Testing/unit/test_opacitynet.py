@@ -30,16 +30,16 @@ def healthy_lung():
     return hu, lung
 
 
-def paint(monkeypatch, seed=0, **patterns):
-    monkeypatch.setattr(pneumonia, "PATTERNS", replace(pneumonia.PATTERNS, spared=0.0, counts=(1, 1), **patterns))
+def paint(seed=0, **patterns):
+    patterns = replace(pneumonia.MODERATE, spared=0.0, counts=(1, 1), **patterns)
     hu, lung = healthy_lung()
-    made = pneumonia.infect(hu, lung, MM, np.random.default_rng(seed))
+    made = pneumonia.infect(hu, lung, MM, np.random.default_rng(seed), patterns)
     return hu, lung, made.hu, made.ill
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_nothing_gets_darker_but_in_bronchi_and_nothing_changes_far_from_the_lung(monkeypatch, seed):
-    hu, lung, ill_hu, ill = paint(monkeypatch, seed)
+def test_nothing_gets_darker_but_in_bronchi_and_nothing_changes_far_from_the_lung(seed):
+    hu, lung, ill_hu, ill = paint(seed)
     assert (ill_hu >= hu - 1e-3).all()
     np.testing.assert_array_equal(ill_hu[:, :11], hu[:, :11])
     assert not ill[~lung].any()
@@ -48,15 +48,21 @@ def test_nothing_gets_darker_but_in_bronchi_and_nothing_changes_far_from_the_lun
     np.testing.assert_allclose(ill_hu[lung & (ill < 1e-4)], hu[lung & (ill < 1e-4)], atol=1)
 
 
-def test_a_layer_takes_the_share_of_the_lung_that_was_drawn(monkeypatch):
+def test_a_layer_takes_the_share_of_the_lung_that_was_drawn():
     for share in (0.05, 0.5):
-        _, lung, _, ill = paint(monkeypatch, share=(share, share), edge=(0.02, 0.02))
+        _, lung, _, ill = paint(share=(share, share), edge=(0.02, 0.02))
         assert np.count_nonzero(ill > pneumonia.VISIBLE) / lung.sum() == pytest.approx(share, rel=0.1)
 
 
-def test_ground_glass_takes_air_away_and_leaves_vessels(monkeypatch):
+def test_extensive_disease_takes_a_large_part():
+    for seed in range(4):
+        _, lung, _, ill = paint(seed, share=(0.01, 0.01), extensive=1.0, extensive_share=(0.7, 0.9), edge=(0.02, 0.02))
+        assert 0.6 < np.count_nonzero(ill > pneumonia.VISIBLE) / lung.sum() < 0.97
+
+
+def test_ground_glass_takes_air_away_and_leaves_vessels():
     hu, lung, ill_hu, ill = paint(
-        monkeypatch, solid=0.0, reversed_halo=0.0, reticular=0.0, paving=0.0, grain=(0, 0), added_hu=(425.0, 425.0),
+        solid=0.0, reversed_halo=0.0, reticular=0.0, paving=0.0, grain=(0, 0), added_hu=(425.0, 425.0),
         share=(0.6, 0.6), edge=(0.02, 0.02),
     )  # fmt: skip
     air, vessel = lung & (hu == LUNG_HU) & (ill > 0.999), lung & (hu == VESSEL_HU)
@@ -69,31 +75,30 @@ def test_consolidation_is_as_dense_as_soft_tissue_and_its_halo_lies_between(monk
         pneumonia, "DENSITIES", replace(pneumonia.DENSITIES, solid_hu=(30, 30), aerated=0, bronchogram=0, enhanced=0)
     )
     chosen = {"solid": 1.0, "share": (0.4, 0.4), "edge": (0.02, 0.02), "grain": (0, 0), "added_hu": (300.0, 300.0)}
-    hu, lung, ill_hu, ill = paint(monkeypatch, halo=0.0, **chosen)
+    hu, lung, ill_hu, ill = paint(halo=0.0, **chosen)
     dense = lung & (hu == LUNG_HU) & (ill > 0.999)
     assert ill_hu[dense].min() > 0
-    hu, lung, ill_hu, ill = paint(monkeypatch, halo=1.0, **chosen)
+    hu, lung, ill_hu, ill = paint(halo=1.0, **chosen)
     ill_lung = ill_hu[lung & (hu == LUNG_HU) & (ill > 0.999)]
     assert 0.2 < (ill_lung > 0).mean() < 0.7
     assert ((ill_lung > -620) & (ill_lung < -500)).mean() > 0.25
 
 
-def test_crazy_paving_is_ground_glass_with_denser_lines(monkeypatch):
+def test_crazy_paving_is_ground_glass_with_denser_lines():
     chosen = {"solid": 0.0, "reversed_halo": 0.0, "reticular": 0.0, "grain": (0, 0), "added_hu": (300.0, 300.0),
               "share": (0.6, 0.6), "edge": (0.02, 0.02)}  # fmt: skip
     spread = []
     for paving in (0.0, 1.0):
-        hu, lung, ill_hu, ill = paint(monkeypatch, paving=paving, **chosen)
+        hu, lung, ill_hu, ill = paint(paving=paving, **chosen)
         inside = ill_hu[lung & (hu == LUNG_HU) & (ill > 0.999)]
         spread.append(np.percentile(inside, 98) - np.percentile(inside, 2))
     assert spread[0] < 10
     assert spread[1] > 50
 
 
-def test_a_spared_lung_is_as_it_was(monkeypatch):
-    monkeypatch.setattr(pneumonia, "PATTERNS", replace(pneumonia.PATTERNS, spared=1.0))
+def test_a_spared_lung_is_as_it_was():
     hu, lung = healthy_lung()
-    made = pneumonia.infect(hu, lung, MM, np.random.default_rng(0))
+    made = pneumonia.infect(hu, lung, MM, np.random.default_rng(0), replace(pneumonia.MODERATE, spared=1.0))
     np.testing.assert_array_equal(made.hu, hu)
     assert not made.classes.any()
 
@@ -128,11 +133,11 @@ def test_a_sample_is_decided_by_its_seed_and_names_every_voxel():
 
 
 def test_a_vessel_in_a_lesion_is_lesion_and_elsewhere_bright_and_healthy(monkeypatch):
-    patterns = replace(pneumonia.PATTERNS, spared=0.0, counts=(1, 1), share=(0.99, 0.99), edge=(0.02, 0.02))
-    monkeypatch.setattr(pneumonia, "PATTERNS", patterns)
+    patterns = replace(pneumonia.MODERATE, spared=0.0, counts=(1, 1), share=(0.99, 0.99), edge=(0.02, 0.02))
+    monkeypatch.setitem(pneumonia.PAINTS, "moderate", patterns)
     ill = trainee().sample(np.random.SeedSequence(3), 0.0)["target"]
     assert (ill == OPACITY).sum() > 20 * (ill == BRIGHT_HEALTHY).sum()
-    monkeypatch.setattr(pneumonia, "PATTERNS", replace(patterns, spared=1.0))
+    monkeypatch.setitem(pneumonia.PAINTS, "moderate", replace(patterns, spared=1.0))
     healthy = trainee().sample(np.random.SeedSequence(3), 0.0)["target"]
     assert not (healthy == OPACITY).any()
     assert (healthy == BRIGHT_HEALTHY).any()

@@ -173,7 +173,8 @@ def test_the_best_networks_are_exported_with_all_that_they_were_trained_with(cac
     assert list(entry.files) == ["toy-plain-0.safetensors", "toy-plain-3.safetensors"]
     assert entry.recipe == {
         "preset": "plain", "iterations": 6, "batch": 1, "precision": "float32",
-        "hold_out": "bela", "without": ["dora"], "seeds": [0, 3], "judged": [1],
+        "hold_out": "bela", "without": ["dora"], "presets": ["plain", "plain"], "seeds": [0, 3],
+        "judged": [1],
     }  # fmt: skip
     assert [scan["name"] for scan in entry.scans] == ["anna", "carl"]
     read, states = weights.load("toy", tmp_path / "store")
@@ -219,6 +220,18 @@ def test_the_licence_of_the_weights_is_in_the_manifest(cache, tmp_path):
         entry = runs.export([folder], cache.folder, tmp_path / "store", "1")
         assert entry.licence == wanted
         assert [scan["covid"] for scan in entry.scans] == [False, False, False, True][: 4 - len(left_out)]
+
+
+def test_networks_that_learned_from_other_paint_vote_together_others_do_not(cache, tmp_path, monkeypatch):
+    presets = sys.modules["toy"].PRESETS
+    monkeypatch.setitem(presets, "painted", replace(presets["plain"], name="painted"))
+    plain, painted = (trained(cache, tmp_path / name, preset=name) for name in ("plain", "painted"))
+    entry = runs.export([plain, painted], cache.folder, tmp_path / "store", "1")
+    assert list(entry.files) == ["toy-plain-0.safetensors", "toy-painted-0.safetensors"]
+    assert entry.recipe["presets"] == ["plain", "painted"]
+    monkeypatch.setitem(presets, "painted", replace(presets["plain"], name="painted", spacing_mm=(3, 3, 3)))
+    with pytest.raises(TrainingError, match="differs in preset"):
+        runs.export([plain, painted], cache.folder, tmp_path / "store", "2")
 
 
 def test_runs_that_do_not_belong_together_are_not_exported(cache, tmp_path):

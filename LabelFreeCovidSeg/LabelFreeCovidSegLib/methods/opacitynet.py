@@ -11,7 +11,7 @@ scanner, and lesions of another make decide when to stop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,7 @@ class Preset:
         channels: widths of the residual U-Net.
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
         lesions: those that choose and calibrate the network; it does not learn from them.
+        paint: those that it learns from, by their name in `training.pneumonia.PAINTS`.
     """
 
     name: str
@@ -71,14 +72,15 @@ class Preset:
     learning_rate: float
     cooldown: float
     lesions: LesionModel = WITH_CONSOLIDATION
+    paint: str = "moderate"
 
 
-PRESETS = {
-    "small": Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), batch=4, iterations=1500,
-                    learning_rate=3e-3, cooldown=0.8),
-}  # fmt: skip
+_SMALL = Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), batch=4, iterations=1500,
+                learning_rate=3e-3, cooldown=0.8)  # fmt: skip
+# A network of each ships. What only one of them knows by heart, the other doubts.
+PRESETS = {preset.name: preset for preset in (_SMALL, replace(_SMALL, name="small-wide", paint="wide"))}
 
-LESION_PROBABILITY = 0.35
+LESION_PROBABILITY = 0.3
 """From here on a voxel is lesion: the networks' mean of it, before calibration. Set where the phantom's lesions in a
 scan that no network learned from are outlined best; what is unlike the lesions that they learned from makes them doubt.
 """

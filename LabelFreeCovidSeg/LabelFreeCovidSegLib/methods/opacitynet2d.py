@@ -18,7 +18,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
-from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, WINDOW_HU, window
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
@@ -41,8 +41,6 @@ CARD = Card(
     picture_mm=0.0,
 )
 
-LESION_PROBABILITY = 0.25
-"""As `opacitynet.LESION_PROBABILITY`, set in the same way."""
 SLICES = 16
 """Slices that go through a network together."""
 
@@ -59,6 +57,7 @@ class Preset:
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
         window_hu: what the networks see, brought to [0, 1].
         domain: what the slices are; see `base.Card`.
+        paint: see `opacitynet.Preset`.
     """
 
     name: str
@@ -72,6 +71,7 @@ class Preset:
     cooldown: float
     window_hu: tuple[float, float] = WINDOW_HU
     domain: str = HU
+    paint: str = "wide"
 
 
 SMALL = Preset("small", (3.0, 1.5, 1.5), 192, (16, 32, 64, 96, 128), batch=2, slices=4, iterations=1200,

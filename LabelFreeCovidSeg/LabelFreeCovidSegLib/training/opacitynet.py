@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.training.augment import another_breath, another_scanne
 from LabelFreeCovidSegLib.training.crops import Lung, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
 from LabelFreeCovidSegLib.training.loop import Update
-from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
+from LabelFreeCovidSegLib.training.pneumonia import PAINTS, VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
@@ -110,7 +110,7 @@ class OpacityNetTrainee(OpacityTrainee):
         hu, lung = another_breath(hu, lung, spacing, rng)
         hu, lung = np.ascontiguousarray(hu), np.ascontiguousarray(lung)
         bright = (hu >= normnet.BRIGHT_HU).astype(np.float32)
-        made = infect(hu, lung, spacing, rng)
+        made = infect(hu, lung, spacing, rng, PAINTS[self.preset.paint])
         hu, ill, bright = another_scanner((made.hu, made.ill, bright), spacing, rng)
         target = np.where(ill > VISIBLE, OPACITY, np.where(bright > 0.5, BRIGHT_HEALTHY, 0)) * lung
         return {"image": (opacitynet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}

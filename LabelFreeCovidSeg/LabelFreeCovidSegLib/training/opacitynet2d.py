@@ -32,7 +32,7 @@ from LabelFreeCovidSegLib.training.crops import with_lesions
 from LabelFreeCovidSegLib.training.domains import Slices, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.opacitynet import EVEN, OpacityTrainee
-from LabelFreeCovidSegLib.training.pneumonia import VISIBLE, infect
+from LabelFreeCovidSegLib.training.pneumonia import PAINTS, VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
@@ -127,7 +127,7 @@ class OpacityNet2DTrainee(OpacityTrainee):
         lung = labels == LUNG
         if rng.random() < DENSER_PROBABILITY:
             hu = denser(hu, lung, self.preset.spacing_mm, rng)
-        made = infect(hu, lung, self.preset.spacing_mm, rng)
+        made = infect(hu, lung, self.preset.spacing_mm, rng, PAINTS[self.preset.paint])
         stack = photographed(made.hu, hu, labels, made.ill, self.preset, rng)
         return {"shown": stack.shown, "target": stack.target}
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.training.fields import sigmoid, widen
-from LabelFreeCovidSegLib.training.illness import CHANCES, LUNG_HU, Chances, Lung, Spacing, Span
+from LabelFreeCovidSegLib.training.illness import CHANCES, LUNG_HU, Lung, Spacing, Span
 
 COARSE = 2
 """Depth below the pleura is measured on every so manieth voxel: it costs an eighth, and no pattern needs it finer."""
@@ -48,8 +48,8 @@ class Patterns:
 
     spared: float = 0.15
     counts: tuple[int, int] = (1, 3)
-    share: Span = (0.001, 0.8)
-    extensive: float = 0.2
+    share: Span = (0.004, 0.8)
+    extensive: float = 0.0
     extensive_share: Span = (0.2, 1.0)
     foci: float = 0.3
     foci_mm: Span = (5.0, 12.0)
@@ -60,14 +60,16 @@ class Patterns:
     reversed_halo: float = 0.05
     reticular: float = 0.05
     paving: float = 0.3
-    added_hu: Span = (110.0, 600.0)
+    added_hu: Span = (140.0, 600.0)
     net_mm: Span = (4.0, 9.0)
     grain: Span = (0.0, 0.4)
     grain_mm: Span = (1.5, 10.0)
     edge: Span = (0.02, 0.25)
 
 
-PATTERNS = Patterns()
+MODERATE = Patterns()
+PAINTS = {"moderate": MODERATE, "wide": Patterns(share=(0.001, 0.8), extensive=0.2, added_hu=(110.0, 600.0))}
+"""What presets call them; the wide one has smaller, larger and fainter lesions."""
 DENSITIES = replace(CHANCES, solid_hu=(-150.0, 80.0), like_neighbour=0.0, enhanced=0.2, aerated=0.4, bronchogram=0.4)
 """Of consolidation: from half airless to enhanced by contrast agent."""
 
@@ -92,17 +94,19 @@ class Infected:
         return np.where(ill, np.where(self.dense > VISIBLE, CONSOLIDATION, GROUND_GLASS), 0).astype(np.uint8)
 
 
-def infect(hu: np.ndarray, lung: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator) -> Infected:
+def infect(
+    hu: np.ndarray, lung: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator, patterns: Patterns = MODERATE
+) -> Infected:
     """A piece of healthy lung with pneumonia, or spared.
 
     Args:
         hu: (k, j, i) float32, with what lies around the lung. lung: (k, j, i) bool.
     """
-    if not lung.any() or rng.random() < PATTERNS.spared:
+    if not lung.any() or rng.random() < patterns.spared:
         nothing = np.zeros(hu.shape, np.float32)
         return Infected(hu, nothing, nothing)
-    piece = Piece(hu, lung, ~lung, spacing_mm, rng, DENSITIES)
-    for _ in range(rng.integers(PATTERNS.counts[0], PATTERNS.counts[1] + 1)):
+    piece = Piece(hu, lung, ~lung, spacing_mm, rng, patterns)
+    for _ in range(rng.integers(patterns.counts[0], patterns.counts[1] + 1)):
         piece.layer()
     return Infected(piece.hu, piece.ill * lung, piece.dense * lung)
 
@@ -116,9 +120,10 @@ class Piece(Lung):
 
     def __init__(
         self, hu: np.ndarray, mask: np.ndarray, beside: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator,
-        chances: Chances,
+        patterns: Patterns,
     ) -> None:  # fmt: skip
-        super().__init__(hu, mask, beside, spacing_mm, rng, chances)
+        super().__init__(hu, mask, beside, spacing_mm, rng, DENSITIES)
+        self.patterns = patterns
         self.ill, self.dense = np.zeros(hu.shape, np.float32), np.zeros(hu.shape, np.float32)
 
     def _measure(self) -> None:
@@ -132,46 +137,46 @@ class Piece(Lung):
         """One more pattern somewhere."""
         score = self.place()
         score = score / max(float(score[self.mask].std()), 1e-6)
-        share = float(np.exp(self.rng.uniform(*np.log(PATTERNS.share))))
-        if self.chance(PATTERNS.extensive):
-            share = self.draw(PATTERNS.extensive_share)
-        level, edge = self.cut(score, share), self.draw(PATTERNS.edge)
+        share = float(np.exp(self.rng.uniform(*np.log(self.patterns.share))))
+        if self.chance(self.patterns.extensive):
+            share = self.draw(self.patterns.extensive_share)
+        level, edge = self.cut(score, share), self.draw(self.patterns.edge)
         part = sigmoid((score - level) / edge)
         self.ill = np.maximum(self.ill, part)
         kind = self.rng.random()
-        if kind < PATTERNS.solid:
+        if kind < self.patterns.solid:
             core = part
-            if self.chance(PATTERNS.halo):
+            if self.chance(self.patterns.halo):
                 self.haze(part)
                 core = sigmoid((score - self.cut(score, share * self.draw((0.2, 0.7)))) / edge)
             self.harden(core)
-        elif kind < PATTERNS.solid + PATTERNS.reversed_halo:
+        elif kind < self.patterns.solid + self.patterns.reversed_halo:
             self.haze(part)
             width = self.draw((0.1, 0.3))
             self.harden(part * np.exp(-(((score - level - 2 * width) / width) ** 2)))
-        elif kind < PATTERNS.solid + PATTERNS.reversed_halo + PATTERNS.reticular:
+        elif kind < self.patterns.solid + self.patterns.reversed_halo + self.patterns.reticular:
             self.weave(part, self.draw((0.3, 0.7)))
         else:
             self.haze(part)
-            if self.chance(PATTERNS.paving):
+            if self.chance(self.patterns.paving):
                 self.weave(part, self.draw((0.1, 0.4)))
 
     def place(self) -> np.ndarray:
         """What decides where a layer lies: it takes the voxels with the highest numbers."""
         kind = self.rng.random()
-        if kind < PATTERNS.foci:
+        if kind < self.patterns.foci:
             pleural = np.exp(-self.depth / self.draw((5.0, 15.0)))
-            return self.noise(self.draw(PATTERNS.foci_mm)) + self.draw((0.0, 1.5)) * pleural
-        if kind < PATTERNS.foci + PATTERNS.lobar:
+            return self.noise(self.draw(self.patterns.foci_mm)) + self.draw((0.0, 1.5)) * pleural
+        if kind < self.patterns.foci + self.patterns.lobar:
             return self.lobar()
-        if kind < PATTERNS.foci + PATTERNS.lobar + PATTERNS.segmental:
+        if kind < self.patterns.foci + self.patterns.lobar + self.patterns.segmental:
             return self.segmental()
         return self.patchy() + self.draw((0.0, 0.4)) * self.noise(self.draw((4.0, 10.0)))
 
     def haze(self, part: np.ndarray) -> None:
         """Ground glass: some of the air is gone, vessels remain visible."""
-        grain = 1 + self.draw(PATTERNS.grain) * self.noise(self.draw(PATTERNS.grain_mm))
-        self.mix(part * np.clip(self.draw(PATTERNS.added_hu) / -LUNG_HU * grain, 0, 1), 20.0)
+        grain = 1 + self.draw(self.patterns.grain) * self.noise(self.draw(self.patterns.grain_mm))
+        self.mix(part * np.clip(self.draw(self.patterns.added_hu) / -LUNG_HU * grain, 0, 1), 20.0)
 
     def harden(self, part: np.ndarray) -> None:
         """Consolidation: no air is left, or hardly any."""
@@ -180,6 +185,6 @@ class Piece(Lung):
 
     def weave(self, part: np.ndarray, strength: float) -> None:
         """Thickened septa: sheets where a smooth field is near zero, two fields of them."""
-        mesh = self.draw(PATTERNS.net_mm)
+        mesh = self.draw(self.patterns.net_mm)
         sheets = np.minimum(np.abs(self.noise(mesh)), np.abs(self.noise(mesh)))
         self.mix(part * strength * np.exp(-((sheets / 0.15) ** 2)), 20.0)

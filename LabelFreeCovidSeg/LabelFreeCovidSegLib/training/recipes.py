@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from LabelFreeCovidSegLib.errors import TrainingError
@@ -143,6 +144,15 @@ def recipe(method: str) -> Recipe:
     if method not in REGISTRY:
         raise TrainingError(f"'{method}' can't be trained. Choose one of: {', '.join(REGISTRY)}.")
     return cast(Recipe, pkgutil.resolve_name(REGISTRY[method]))
+
+
+def can_vote(one: Any, other: Any) -> bool:
+    """Whether networks of two presets can vote: these are alike but for their name and paint."""
+    return _unpainted(one) == _unpainted(other)
+
+
+def _unpainted(preset: Any) -> Any:
+    return replace(preset, name="", **({"paint": ""} if hasattr(preset, "paint") else {}))
 
 
 def refuse_vote(method: str, runs: int) -> None:

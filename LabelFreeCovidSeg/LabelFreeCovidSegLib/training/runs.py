@@ -127,27 +127,32 @@ def train(
 def export(
     folders: Sequence[Path], cache_folder: Path, store: Path, version: str, progress: Progress = silent
 ) -> Entry:
-    """Put the networks of runs that differ in their seed alone into a model store, to vote.
+    """Put the networks of runs that differ in their seed or their paint alone into a model store, to vote.
 
     Raises:
-        TrainingError: a run that is not at its end, or that differs in more than its seed; or several of a method whose
+        TrainingError: a run that is not at its end, or that differs in more than that; or several of a method whose
             networks do not vote.
     """
     finished = [finished_run(folder) for folder in folders]
-    recipe = {**finished[0].recipe, "seed": None}
-    for folder, run in zip(folders, finished, strict=True):
-        loop.refuse_other(folder, {**run.recipe, "seed": None}, recipe)
-    seeds = [run.recipe["seed"] for run in finished]
-    if len(set(seeds)) < len(seeds):
-        raise TrainingError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}. Give each run once.")
+    recipe = finished[0].recipe
     method, preset = recipe["method"], recipes.preset(recipe["method"], recipe["preset"])
+    for folder, run in zip(folders, finished, strict=True):
+        as_first = {**run.recipe, "seed": recipe["seed"]}
+        if run.recipe["method"] == method and recipes.can_vote(recipes.preset(method, run.recipe["preset"]), preset):
+            as_first["preset"] = preset.name
+        loop.refuse_other(folder, as_first, recipe)
+    runs = [(run.recipe["preset"], run.recipe["seed"]) for run in finished]
+    if len(set(runs)) < len(runs):
+        seeds = ", ".join(str(seed) for _, seed in runs)
+        raise TrainingError(f"Two of these runs have the same seed: {seeds}. Give each run once.")
     cache = open_cache(cache_folder, method)
     if cache.without([*recipe["without"], *filter(None, [recipe["hold_out"]])]) != recipe["scans"]:
         raise TrainingError(f"{cache_folder}: not the cache that {folders[0]} was trained on. Name that one.")
     module = recipes.recipe(method)
     recipes.refuse_vote(method, len(folders))
     states = {
-        f"{method}-{preset.name}-{run.recipe['seed']}.safetensors": shipped(run, module.SHIPS) for run in finished
+        f"{method}-{name}-{seed}.safetensors": shipped(run, module.SHIPS)
+        for (name, seed), run in zip(runs, finished, strict=True)
     }
     judge = cache.blocks(recipe["hold_out"]) if recipe["hold_out"] else []
     measured = module.calibrate(preset, list(states.values()), judge, progress) if judge else {}
@@ -157,7 +162,7 @@ def export(
         name=method,
         version=version,
         files={},
-        recipe={**shared, "seeds": seeds, **measured},
+        recipe={**shared, "presets": [name for name, _ in runs], "seeds": [seed for _, seed in runs], **measured},
         scans=[asdict(scan) | {"blocks": len(scan.blocks)} for scan in scans],
         licence=licence(scans),
         licence_confirmed=False,
