@@ -125,7 +125,8 @@ def test_what_the_lung_finder_takes_for_lung_and_is_none_is_bright_and_healthy(m
     assert sorted([shown[:, :5].any(), shown[:, -5:].any()]) == [False, True]
 
 
-def test_equalised_pictures_keep_their_pixels():
+@pytest.mark.parametrize("side", [128, 64])  # the lungs are 80 pixels wide
+def test_equalised_pictures_keep_their_pixels(side):
     grid = Grid(size=(100, 90, 1), spacing=(1.4, 1.4, 1.5), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
     lungs = np.zeros((1, 90, 100), np.uint8)
     lungs[:, 10:80, 10:90] = 1
@@ -138,7 +139,7 @@ def test_equalised_pictures_keep_their_pixels():
             return super().forward(x)
 
     model = OpacityNet2D(
-        [Spy(0.3)], replace(opacitynet_clahe.PRESETS["small"], side=128), "stub", opacitynet_clahe.CARD
+        [Spy(0.3)], replace(opacitynet_clahe.PRESETS["small"], side=side), "stub", opacitynet_clahe.CARD
     )
     model.predict(Scan(grey, grid, grid, "made up"), LungMask(lungs, "given"), Compute("cpu", "float32"), silent)
     shown = np.unique(np.round(seen_[0][0, 0].numpy(), 5))

@@ -7,6 +7,7 @@ from slices that went through the same steps (`opacitynet_clahe`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY,
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
-from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.scan import Scan, bounding_box
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +104,8 @@ class OpacityNet2D:
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan or slice."""
         progress(0.0, "Preparing the lungs")
-        work = LungSlices.of(scan, lungs, self._spacing_mm(scan), self.preset.side)
+        spacing_mm = self._spacing_mm(scan)
+        work = LungSlices.of(scan, lungs, spacing_mm, self._side(scan, lungs, spacing_mm))
         shown = seen(window(work.hu, self.preset.window_hu), work.lung)
         probability = np.empty(work.hu.shape, np.float32)
         for start in range(0, len(shown), SLICES):
@@ -116,6 +118,14 @@ class OpacityNet2D:
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
         return Prediction(lesion.astype(np.uint8), work.paste(probability, lungs), calibrated=bool(self.calibration))
+
+    def _side(self, scan: Scan, lungs: LungMask, spacing_mm: Lengths) -> int:
+        """Of a canvas that holds the lungs as they are. Shrunk to fit, an equalised picture would lose its grain, and a
+        network that has never seen one so smooth took all of the lungs for lesion."""
+        extents = [axis.stop - axis.start for axis in bounding_box(lungs.labels > 0)[1:]]
+        widest = max(n * mm / new for n, mm, new in zip(extents, scan.grid.spacing_mm[1:], spacing_mm[1:], strict=True))
+        stride = 2 ** (len(self.preset.widths) - 1)
+        return max(self.preset.side, stride * math.ceil(widest / stride - 1e-6))
 
     def _spacing_mm(self, scan: Scan) -> Lengths:
         """The working grid along (k, j, i). Equalised pictures keep their pixels, whose sharpness is part of what they
