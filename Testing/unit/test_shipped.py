@@ -68,8 +68,9 @@ def test_opacitynet_finds_most_of_the_samples_dense_lesions():
             assert means[kind, radius] > 0.7, (kind, radius)
 
 
-def test_the_network_for_lungs_is_small_and_learned_from_no_patient(monkeypatch):
-    entry, states = weights.load("lungnet", store.folder())
+@pytest.mark.parametrize("name", ["lungnet", "picturenet"])
+def test_the_networks_for_lungs_are_small_and_learned_from_no_patient(name, monkeypatch):
+    entry, states = weights.load(name, store.folder())
     assert len(states) == 1
     assert sum((store.folder() / file).stat().st_size for file in entry.files) < 2e6
     assert {scan["name"] for scan in entry.scans} <= {scan.name for scan in listed(monkeypatch)}
