@@ -104,7 +104,7 @@ def test_lungs_that_darkness_would_outline_otherwise_are_doubted():
 def test_the_weights_that_ship_find_the_phantoms_lungs(window, cropped):
     chest = chest_slice().cropped() if cropped else chest_slice()
     lungs, doubts = find_in_picture(chest.window(*window))
-    assert dice(lungs, chest.lung) > (0.93 if cropped else 0.85)  # a dome of the diaphragm is half inside
+    assert dice(lungs, chest.lung) > (0.93 if cropped else 0.8)  # a dome of the diaphragm is half inside
     assert doubts == ()
 
 

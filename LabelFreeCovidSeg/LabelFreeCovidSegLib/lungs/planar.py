@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.lungs.morphology import closing, largest, opening
 
-BLUR, WALL, NECK, CLOSING = 0.4, 0.5, 0.7, 4.0
+BLUR, WALL, NECK, CLOSING = 0.4, 0.5, 0.7, 6.0
 """Noise that is smoothed away; half the width of a table's wall, which is no body; half that of bridges from lung to
 the air outside, which are cut; half that of the dents that are filled."""
 DARK_BORDER = 0.6
