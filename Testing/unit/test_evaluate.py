@@ -399,7 +399,7 @@ def test_pictures_are_measured_where_neither_hu_nor_millimetres_are_needed(pictu
     assert measured == {"volume", "B_slice", "D_slice", "oracle_threshold"}
     (volume, *_) = made
     assert 0.1 < volume.rows[0].numbers["DSC"].mean < 0.6  # of the lesion; all that is marked in the other is wrong
-    assert volume.rows[0].numbers["lung DSC"].mean > 0.95
+    assert volume.rows[0].numbers["lung DSC"].mean > 0.85  # half of a dome of the diaphragm is inside
     assert "HD95 (mm)" not in volume.columns
     assert "- Left out: v_1 (no HU)." in texts(pictures)["table.md"]
     assert "- Left out: v_1 (no pixel size)." in texts(pictures)["table.md"]
