@@ -29,6 +29,22 @@ class Slice:
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return Slice(self.hu[box], self.lung[box], self.lesion[box])
 
+    def consolidated(self, radius: int) -> tuple[Slice, np.ndarray]:
+        """With a disk of soft tissue, of `radius` pixels, around the outermost point of a lung, as far as it is lung."""
+        i = np.flatnonzero(self.lung.any(axis=0))[0]
+        j = int(np.flatnonzero(self.lung[:, i]).mean())
+        y, x = np.ogrid[: self.hu.shape[0], : self.hu.shape[1]]
+        solid = ((y - j) ** 2 + (x - i) ** 2 < radius**2) & self.lung
+        return Slice(np.where(solid, 20, self.hu), self.lung, solid), solid
+
+
+def belly() -> np.ndarray:
+    """A picture of a slice without lungs, uint8."""
+    y, x = np.ogrid[:200, :260]
+    inside = ((y - 100) / 80) ** 2 + ((x - 130) / 110) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 5, inside.shape)
+    return np.clip(np.where(inside, 200, 40) + noise, 0, 255).astype(np.uint8)
+
 
 @cache
 def chest_slice() -> Slice:

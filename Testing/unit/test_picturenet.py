@@ -10,7 +10,7 @@ from LabelFreeCovidSegLib.lungs.picturenet import SIDE, shown, squared
 from LabelFreeCovidSegLib.training import picturenet as recipe
 from LabelFreeCovidSegLib.training.chests import Chest
 from LabelFreeCovidSegLib.training.picturenet import PictureNetTrainee, Preset, picture
-from slice_pictures import chest_slice, dice
+from slice_pictures import belly, chest_slice, dice
 from torch import nn
 
 WINDOWS = [(-1350, 150), (-1000, 400), (-1250, 250), (-1024, 1500)]
@@ -109,21 +109,13 @@ def test_the_weights_that_ship_find_the_phantoms_lungs(window, cropped):
 
 
 def test_they_find_consolidation_at_the_pleura():
-    chest = chest_slice()
-    lateral = np.flatnonzero(chest.lung.any(axis=0))[0]
-    j = int(np.flatnonzero(chest.lung[:, lateral]).mean())
-    y, x = np.ogrid[: chest.hu.shape[0], : chest.hu.shape[1]]
-    solid = ((y - j) ** 2 + (x - lateral) ** 2 < 6**2) & chest.lung  # 18 mm wide
-    lungs, _ = find_in_picture(type(chest)(np.where(solid, 20, chest.hu), chest.lung, solid).window(-1350, 150))
+    ill, solid = chest_slice().consolidated(6)  # 18 mm wide
+    lungs, _ = find_in_picture(ill.window(-1350, 150))
     assert (lungs & solid).sum() > 0.5 * solid.sum()
 
 
 def test_they_find_no_lungs_in_a_belly():
-    y, x = np.ogrid[:200, :260]
-    belly = ((y - 100) / 80) ** 2 + ((x - 130) / 110) ** 2 < 1
-    noise = np.random.default_rng(0).normal(0, 5, belly.shape)
-    lungs, _ = find_in_picture(np.clip(np.where(belly, 200, 40) + noise, 0, 255).astype(np.uint8))
-    assert not lungs.any()
+    assert not find_in_picture(belly())[0].any()
 
 
 def one_lung():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from LabelFreeCovidSegLib.lungs import planar
-from slice_pictures import chest_slice, dice
+from slice_pictures import belly, chest_slice, dice
 
 WINDOWS = [(-1350, 150), (-1000, 400), (-1250, 250), (-1024, 1500)]
 
@@ -30,21 +30,12 @@ def test_air_between_body_and_table_is_no_lung():
 
 
 def test_consolidation_at_the_pleura_belongs_to_the_lung():
-    chest = chest_slice()
-    lateral = np.flatnonzero(chest.lung.any(axis=0))[0]
-    j = int(np.flatnonzero(chest.lung[:, lateral]).mean())
-    y, x = np.ogrid[: chest.hu.shape[0], : chest.hu.shape[1]]
-    solid = ((y - j) ** 2 + (x - lateral) ** 2 < 5**2) & chest.lung  # 15 mm wide
-    found = planar.find(type(chest)(np.where(solid, 20, chest.hu), chest.lung, solid).window(-1350, 150))
-    assert (found & solid).sum() > 0.5 * solid.sum()  # all but a sliver at the wall
+    ill, solid = chest_slice().consolidated(6)  # 18 mm wide
+    assert (planar.find(ill.window(-1350, 150)) & solid).sum() > 0.6 * solid.sum()  # all but a sliver at the wall
 
 
 def test_a_slice_of_the_belly_has_no_lungs():
-    y, x = np.ogrid[:200, :260]
-    belly = ((y - 100) / 80) ** 2 + ((x - 130) / 110) ** 2 < 1
-    noise = np.random.default_rng(0).normal(0, 5, belly.shape)
-    picture = np.clip(np.where(belly, 200, 40) + noise, 0, 255).astype(np.uint8)
-    assert not planar.find(picture).any()
+    assert not planar.find(belly()).any()
 
 
 def test_the_chest_wall_in_the_corners_of_a_cropped_picture_is_no_lung():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from LabelFreeCovidSegLib.lungs import find_lungs, lungnet
@@ -21,6 +21,7 @@ from LabelFreeCovidSegLib.scan import AIR_HU, resample
 from LabelFreeCovidSegLib.training import recipes
 from LabelFreeCovidSegLib.training.chests import Chest, vary
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan, refuse_patient
 
@@ -62,27 +63,7 @@ def blocks(listed: ListedScan, preset: recipes.Preset) -> list[dict[str, np.ndar
     return [{"hu": np.round(hu).astype(np.int16), "labels": labels, "known": known}]
 
 
-class LungTrainee:
-    """A network in training that outlines lungs.
-
-    Args:
-        network: untrained. learning_rate, cooldown: as in a preset.
-    """
-
-    def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
-        self.networks: dict[str, nn.Module] = {"network": network}
-        self.learning_rate, self.cooldown = learning_rate, cooldown
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
-        return {"network": self.learning_rate * min(1.0, (1.0 - share) / self.cooldown)}
-
-
-class LungNetTrainee(LungTrainee):
+class LungNetTrainee(OneNetwork):
     """A lung network in training.
 
     Args:

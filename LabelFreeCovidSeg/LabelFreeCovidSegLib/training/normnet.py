@@ -20,6 +20,7 @@ from LabelFreeCovidSegLib.training.augment import augment
 from LabelFreeCovidSegLib.training.crops import Lung, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
@@ -43,7 +44,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
     return NormNetTrainee(preset, train, judge)
 
 
-class NormNetTrainee:
+class NormNetTrainee(OneNetwork):
     """One NormNet in training.
 
     Args:
@@ -54,20 +55,11 @@ class NormNetTrainee:
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         from monai.losses import DiceCELoss
 
+        super().__init__(normnet.build(preset), preset.learning_rate, preset.cooldown)
         self.preset = preset
         self.scans = [Lung.of(blocks) for blocks in train]
         self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
-        self.networks: dict[str, nn.Module] = {"network": normnet.build(preset)}
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings, as the paper has it."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.preset.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done."""
-        cooldown = self.preset.cooldown
-        return {"network": self.preset.learning_rate * (min(1.0, (1.0 - share) / cooldown) if cooldown else 1.0)}
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """One crop with lesions: `image` (1, k, j, i) float32 and `target` (1, k, j, i) uint8."""

@@ -24,6 +24,7 @@ from LabelFreeCovidSegLib.training.augment import another_breath, another_scanne
 from LabelFreeCovidSegLib.training.crops import Lung, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.pneumonia import PAINTS, VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
@@ -50,7 +51,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
     return OpacityNetTrainee(preset, train, judge)
 
 
-class OpacityTrainee:
+class OpacityTrainee(OneNetwork):
     """A network in training that names lesions and bright healthy tissue, in volumes or in slices.
 
     Args:
@@ -60,17 +61,8 @@ class OpacityTrainee:
     def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
         from monai.losses import DiceCELoss
 
-        self.networks: dict[str, nn.Module] = {"network": network}
-        self.learning_rate, self.cooldown = learning_rate, cooldown
+        super().__init__(network, learning_rate, cooldown)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.learning_rate)}
-
-    def learning_rates(self, share: float) -> dict[str, float]:
-        """The rate when `share` of the iterations is done: constant, then falling to 0 in a straight line."""
-        return {"network": self.learning_rate * min(1.0, (1.0 - share) / self.cooldown)}
 
     def learn(self, image: Tensor, target: Tensor, update: Update) -> dict[str, Tensor]:
         """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesions.

@@ -19,6 +19,7 @@ from LabelFreeCovidSegLib.training import lungnet
 from LabelFreeCovidSegLib.training.chests import Chest, vary
 from LabelFreeCovidSegLib.training.clahe import TILES
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 
@@ -88,7 +89,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
     return PictureNetTrainee(preset, train, judge)
 
 
-class PictureNetTrainee(lungnet.LungTrainee):
+class PictureNetTrainee(OneNetwork):
     """A lung network for pictures in training.
 
     Args:
