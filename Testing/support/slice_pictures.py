@@ -30,7 +30,7 @@ class Slice:
         return Slice(self.hu[box], self.lung[box], self.lesion[box])
 
     def consolidated(self, radius: int) -> tuple[Slice, np.ndarray]:
-        """With a disk of soft tissue, of `radius` pixels, around the outermost point of a lung, as far as it is lung."""
+        """With a disk of soft tissue, of `radius` pixels, around a lung's outermost point, as far as it is lung."""
         i = np.flatnonzero(self.lung.any(axis=0))[0]
         j = int(np.flatnonzero(self.lung[:, i]).mean())
         y, x = np.ogrid[: self.hu.shape[0], : self.hu.shape[1]]
