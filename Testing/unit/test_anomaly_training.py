@@ -14,7 +14,8 @@ from LabelFreeCovidSegLib.methods.anomaly import ae, detector, f_anogan, kl_grad
 from LabelFreeCovidSegLib.methods.anomaly.detector import Preset
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training import anomaly, loop, prepare, recipes, runs
-from LabelFreeCovidSegLib.training.anomaly import DetectorRecipe, best_threshold
+from LabelFreeCovidSegLib.training.anomaly import DetectorRecipe
+from LabelFreeCovidSegLib.training.calibrate import best_threshold
 from LabelFreeCovidSegLib.training.command import add_arguments
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee
 from LabelFreeCovidSegLib.training.f_anogan import CRITIC_STEPS, GAN_SHARE, FAnoGANTrainee, gradient_penalty

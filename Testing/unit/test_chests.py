@@ -33,9 +33,8 @@ def chest():
     return Chest((40 - 890 * air).astype(np.float32), labels, np.ones(labels.shape, bool))
 
 
-def ill(chest, monkeypatch, seed=0, **chances):
-    monkeypatch.setattr(illness, "CHANCES", replace(NEVER, **chances))
-    return illness.fall_ill(chest.hu, chest.labels, SPACING, np.random.default_rng(seed))
+def ill(chest, seed=0, **chances):
+    return illness.fall_ill(chest.hu, chest.labels, SPACING, np.random.default_rng(seed), replace(NEVER, **chances))
 
 
 def rim_of(chest):
@@ -73,8 +72,8 @@ def test_a_chest_without_lungs_is_refused(chest):
         vary(replace(chest, labels=np.zeros_like(chest.labels)), SHAPE, SPACING, np.random.default_rng(0))
 
 
-def test_nothing_happens_to_a_healthy_lung_that_breathes_deeply(chest, monkeypatch):
-    hu, labels = ill(chest, monkeypatch)
+def test_nothing_happens_to_a_healthy_lung_that_breathes_deeply(chest):
+    hu, labels = ill(chest)
     np.testing.assert_array_equal(hu, chest.hu)
     np.testing.assert_array_equal(labels, chest.labels)
 
@@ -82,9 +81,9 @@ def test_nothing_happens_to_a_healthy_lung_that_breathes_deeply(chest, monkeypat
 @pytest.mark.parametrize(
     "disease", ["denser", "emphysema", "ground_glass", "patches", "lobar", "segmental", "focal", "effusion"]
 )
-def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest, monkeypatch, disease):
+def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest, disease):
     for seed in range(5):
-        hu, labels = ill(chest, monkeypatch, seed, **{disease: 1.0, "atelectasis": 1.0, "cavity": 1.0})
+        hu, labels = ill(chest, seed, **{disease: 1.0, "atelectasis": 1.0, "cavity": 1.0})
         outside = (chest.labels == 0) & ~rim_of(chest)
         np.testing.assert_array_equal(hu[outside], chest.hu[outside])
         assert (hu[chest.labels > 0] != chest.hu[chest.labels > 0]).any()
@@ -94,19 +93,19 @@ def test_disease_changes_the_lung_and_its_half_filled_rim_but_nothing_else(chest
 
 @pytest.mark.parametrize("kind", ["lobar", "segmental"])
 @pytest.mark.parametrize("side", [1, 2])
-def test_a_consolidation_covers_the_share_drawn_and_is_as_dense_as_soft_tissue(chest, monkeypatch, side, kind):
+def test_a_consolidation_covers_the_share_drawn_and_is_as_dense_as_soft_tissue(chest, side, kind):
     shares = []
     for seed in range(7):
-        hu, _ = ill(chest, monkeypatch, seed, **{kind: 1.0, f"{kind}_share": (0.5, 0.5)})
+        hu, _ = ill(chest, seed, **{kind: 1.0, f"{kind}_share": (0.5, 0.5)})
         inside = hu[chest.labels == side]
         assert 0 < np.percentile(inside, 99) < 100
         shares.append(np.mean(inside > -100))
     assert np.median(shares) == pytest.approx(0.5, abs=0.12)  # a soft edge leaves less that is so dense
 
 
-def test_a_consolidated_segment_lies_at_the_pleura(chest, monkeypatch):
+def test_a_consolidated_segment_lies_at_the_pleura(chest):
     for seed in range(5):
-        hu, _ = ill(chest, monkeypatch, seed, segmental=1.0, segmental_share=(0.1, 0.1))
+        hu, _ = ill(chest, seed, segmental=1.0, segmental_share=(0.1, 0.1))
         for side in (1, 2):
             lung = chest.labels == side
             depth = ndimage.distance_transform_edt(lung, SPACING)
@@ -115,45 +114,45 @@ def test_a_consolidated_segment_lies_at_the_pleura(chest, monkeypatch):
             assert np.argwhere(dense).std(0).mean() < 0.8 * np.argwhere(lung).std(0).mean()
 
 
-def test_a_consolidated_lung_has_no_dark_outline(chest, monkeypatch):
-    hu, _ = ill(chest, monkeypatch, lobar=1.0, lobar_share=(1.0, 1.0))
+def test_a_consolidated_lung_has_no_dark_outline(chest):
+    hu, _ = ill(chest, lobar=1.0, lobar_share=(1.0, 1.0))
     beside = rim_of(chest)
     assert chest.hu[beside].mean() < -150
     assert np.mean(hu[beside] < -100) < 0.06
 
 
-def test_lung_like_its_neighbour_cannot_be_told_from_it_by_density(chest, monkeypatch):
+def test_lung_like_its_neighbour_cannot_be_told_from_it_by_density(chest):
     for seed in range(4):
-        hu, _ = ill(chest, monkeypatch, seed, lobar=1.0, lobar_share=(1.0, 1.0), like_neighbour=1.0)
+        hu, _ = ill(chest, seed, lobar=1.0, lobar_share=(1.0, 1.0), like_neighbour=1.0)
         assert np.median(hu[chest.labels > 0]) == pytest.approx(40, abs=5)
 
 
-def test_bronchi_stay_dark_in_some_consolidations(chest, monkeypatch):
-    solid, _ = ill(chest, monkeypatch, lobar=1.0, lobar_share=(1.0, 1.0))
-    open_, _ = ill(chest, monkeypatch, lobar=1.0, lobar_share=(1.0, 1.0), bronchogram=1.0)
+def test_bronchi_stay_dark_in_some_consolidations(chest):
+    solid, _ = ill(chest, lobar=1.0, lobar_share=(1.0, 1.0))
+    open_, _ = ill(chest, lobar=1.0, lobar_share=(1.0, 1.0), bronchogram=1.0)
     # Fully solid where the level lies; away from it, no air is left without bronchi.
     dark = [np.mean(hu[chest.labels > 0] < -150) for hu in (solid, open_)]
     assert dark[0] + 0.002 < dark[1] < 0.35
 
 
-def test_vessels_stay_brighter_than_the_consolidation_around_them(chest, monkeypatch):
+def test_vessels_stay_brighter_than_the_consolidation_around_them(chest):
     hu = chest.hu.copy()
     hu[15, 16, 8:14] = 250
-    solid, _ = ill(replace(chest, hu=hu), monkeypatch, lobar=1.0, lobar_share=(1.0, 1.0))
+    solid, _ = ill(replace(chest, hu=hu), lobar=1.0, lobar_share=(1.0, 1.0))
     np.testing.assert_array_equal(solid[15, 16, 8:14], 250)
 
 
-def test_ground_glass_is_denser_than_air_and_thinner_than_blood(chest, monkeypatch):
+def test_ground_glass_is_denser_than_air_and_thinner_than_blood(chest):
     for seed in range(4):
-        hu, _ = ill(chest, monkeypatch, seed, ground_glass=1.0, ground_glass_share=(1.0, 1.0))
+        hu, _ = ill(chest, seed, ground_glass=1.0, ground_glass_share=(1.0, 1.0))
         inner = ndimage.binary_erosion(chest.labels > 0, iterations=3)
         assert (hu[inner] > chest.hu[inner]).mean() > 0.9
         assert hu[inner].max() < 0
 
 
-def test_blood_that_bulges_from_the_middle_is_no_lung(chest, monkeypatch):
+def test_blood_that_bulges_from_the_middle_is_no_lung(chest):
     for seed in range(5):
-        hu, labels = ill(chest, monkeypatch, seed, pushed=1.0, pushed_mm=(12.0, 16.0), pushed_off_mm=0.0)
+        hu, labels = ill(chest, seed, pushed=1.0, pushed_mm=(12.0, 16.0), pushed_off_mm=0.0)
         lost = (chest.labels > 0) & (labels == 0)
         assert lost.any()
         np.testing.assert_array_equal(labels[~lost], chest.labels[~lost])
@@ -165,9 +164,9 @@ def test_blood_that_bulges_from_the_middle_is_no_lung(chest, monkeypatch):
         assert np.median(hu[lost]) > -100  # on this grid much of it is its edge
 
 
-def test_fluid_is_no_lung_lies_at_the_back_and_looks_like_water(chest, monkeypatch):
+def test_fluid_is_no_lung_lies_at_the_back_and_looks_like_water(chest):
     for seed in range(5):
-        hu, labels = ill(chest, monkeypatch, seed, effusion=1.0)
+        hu, labels = ill(chest, seed, effusion=1.0)
         fluid = (chest.labels > 0) & (labels == 0)
         assert fluid.any()
         np.testing.assert_array_equal(labels[~fluid], chest.labels[~fluid])
@@ -177,21 +176,21 @@ def test_fluid_is_no_lung_lies_at_the_back_and_looks_like_water(chest, monkeypat
         assert -25 < np.median(hu[fluid]) < 30
 
 
-def test_lung_pressed_by_fluid_is_dense_and_remains_lung(chest, monkeypatch):
+def test_lung_pressed_by_fluid_is_dense_and_remains_lung(chest):
     chances = {"effusion": 1.0, "atelectasis": 1.0, "effusion_share": (0.2, 0.2), "atelectasis_share": (0.25, 0.25)}
-    hu, labels = ill(chest, monkeypatch, **chances)
+    hu, labels = ill(chest, **chances)
     assert np.mean(hu[labels > 0] > 30) > 0.15
 
 
-def test_a_wide_cavity_is_air_in_a_solid_wall(chest, monkeypatch):
-    hu, _ = ill(chest, monkeypatch, focal=1.0, focal_mm=(25.0, 30.0), cavity=1.0, cavity_wall_mm=(8.0, 8.0))
+def test_a_wide_cavity_is_air_in_a_solid_wall(chest):
+    hu, _ = ill(chest, focal=1.0, focal_mm=(25.0, 30.0), cavity=1.0, cavity_wall_mm=(8.0, 8.0))
     inside = hu[chest.labels > 0]
     assert (inside < -900).any()
     assert (inside > -100).any()
 
 
-def test_dependent_density_grows_towards_the_back(chest, monkeypatch):
-    hu, _ = ill(chest, monkeypatch, denser=1.0, denser_hu=(0.0, 0.0), dependent_hu=(300.0, 300.0))
+def test_dependent_density_grows_towards_the_back(chest):
+    hu, _ = ill(chest, denser=1.0, denser_hu=(0.0, 0.0), dependent_hu=(300.0, 300.0))
     gained = hu - chest.hu
     inner = ndimage.binary_erosion(chest.labels > 0, iterations=2)
     front, back = (inner & (np.arange(32)[:, None] < 12)), (inner & (np.arange(32)[:, None] > 20))

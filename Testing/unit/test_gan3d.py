@@ -53,7 +53,7 @@ def made(lesion=(slice(30, 50), slice(25, 40), slice(18, 30))):
 
 
 def predict(scan, lungs, preset=PRESET, progress=silent):
-    method = Gan3D({"generator": Knows(), "segmenter": Excess()}, preset, "none")
+    method = Gan3D({"generator": Knows(), "segmenter": Excess()}, preset, Threshold(), "none")
     return method.predict(scan, lungs, Compute(), progress)
 
 
@@ -162,13 +162,17 @@ def test_what_ships_is_small_and_what_is_published_is_not():
     assert sizes["paper"] == 7_861_643 + 5_008_197
 
 
-@pytest.mark.parametrize("name", ["small", "small-gan"])
+PAPER = {"small-threshold-0.1": Threshold(0.1)}
+
+
+@pytest.mark.parametrize("name", ["small", "small-gan", "small-threshold-0.1"])
 def test_stored_weights_are_loaded_into_the_networks_of_their_preset(tmp_path, name):
     networks = gan3d.build(PRESETS[name])
-    entry = store.Entry("gan3d", "1", {}, {"preset": name}, [], "none", False, "", "")
+    entry = store.Entry("gan3d", "1", {}, {"preset": name, "threshold": 0.07}, [], "none", False, "", "")
     weights.store_entry(entry, {"gan3d.safetensors": networks.state_dict()}, tmp_path)
     method = gan3d.load(tmp_path)
     assert method.preset.name == name
+    assert method.threshold == PAPER.get(name, Threshold(0.07))
     assert method.networks.keys() == networks.keys()
     assert not any(network.training for network in method.networks.values())
     kept = method.networks["generator"].out.weight

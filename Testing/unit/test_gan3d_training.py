@@ -9,6 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
+from LabelFreeCovidSegLib.methods import gan3d
+from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.training import gan3d as gan3d_training
 from LabelFreeCovidSegLib.training import loop
 from LabelFreeCovidSegLib.training.contrast import high_and_low, supervised_contrast, varied
 from LabelFreeCovidSegLib.training.gan3d import PRESETS, Gan3DTrainee, trainee
@@ -386,10 +389,23 @@ def test_pairs_are_half_high_and_half_low():
 def test_networks_are_judged_by_what_they_outline_of_lesions_that_are_known():
     learner = made(GAN, judge=HEALTHY)
     assert [view.lesion.any() for view in learner.views][:3:2] == [False, True]
-    learner.score = lambda view: view.lesion.astype(np.float32)
+    learner.score = lambda view: view.lesion.astype(np.float32) / 20
     assert learner.validate() == 1.0
-    learner.score = lambda view: np.zeros(view.lung.shape, np.float32)
-    assert learner.validate() == 0.0
+    learner.score = lambda view: np.where(view.lesion & (view.hu < -500), 1.0, 0.0)
+    assert 0.0 < learner.validate() < 1.0
+
+
+def test_the_threshold_lies_between_healthy_lung_and_lesions_unless_the_preset_has_one():
+    networks = gan3d.build(GAN)
+    nn.init.zeros_(networks["generator"].out.weight)
+    nn.init.constant_(networks["generator"].out.bias, -20.0)  # takes everything away: the score is the image
+    views = gan3d_training.views(GAN, HEALTHY)
+    rest, lesions = (np.concatenate([v.image[v.lung & (v.lesion == ill)] for v in views]) for ill in (False, True))
+    found = gan3d_training.calibrate(GAN, [networks.state_dict()], HEALTHY, silent)
+    assert found.keys() == {"threshold"}
+    assert np.quantile(rest, 0.95) < found["threshold"] < np.median(lesions)
+    paper = replace(GAN, threshold=gan3d.Threshold())
+    assert gan3d_training.calibrate(paper, [networks.state_dict()], HEALTHY, silent) == {}
 
 
 def test_a_slice_network_that_has_not_begun_is_never_the_best():

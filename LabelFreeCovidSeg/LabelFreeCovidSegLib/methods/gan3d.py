@@ -83,6 +83,7 @@ class Preset:
         decays: how often the slice network's rate falls to nine tenths.
         segmenter: False leaves the slice network out: what the generator takes away is the score (the paper's "GAN").
         contrast: False leaves the contrastive loss out (the paper's "GAN + U-Net").
+        threshold: None where it is set when weights are exported: what outlines synthetic lesions best.
     """
 
     name: str
@@ -104,7 +105,7 @@ class Preset:
     segmenter: bool = True
     contrast: bool = True
     critic_dropout: float = 0.5
-    threshold: Threshold = Threshold()
+    threshold: Threshold | None = Threshold()
 
     @property
     def spacing_mm(self) -> Lengths:
@@ -121,7 +122,7 @@ _PAPER = Preset(
 _SMALL = Preset(
     "small", 6.0, (16, 96, 96), 3, (8, 16, 32, 64), 16, batch=2, slices=16,
     iterations=1200, gan_share=0.6, pool=48, generator_rate=3e-4, critic_rate=3e-4, slice_rate=1e-3,
-    contrast_rate=1e-4, decays=22, critic_dropout=0.0,
+    contrast_rate=1e-4, decays=22, critic_dropout=0.0, threshold=None,
 )  # fmt: skip
 TABLE5 = (0.1, 0.15, 0.25, 0.3)
 """Thresholds that the paper tried beside 0.2."""
@@ -190,14 +191,16 @@ class Gan3D:
     Args:
         networks: "generator" and, unless the preset leaves it out, "segmenter"; in evaluation mode.
         preset: what they were trained with.
+        threshold: from which score on there is lesion.
         weights: how the report names them.
     """
 
     card = CARD
 
-    def __init__(self, networks: Mapping[str, nn.Module], preset: Preset, weights: str) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], preset: Preset, threshold: Threshold, weights: str) -> None:
         self.networks = networks
         self.preset = preset
+        self.threshold = threshold
         self.weights = weights
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
@@ -217,7 +220,7 @@ class Gan3D:
             score = frame.paste(found, lungs)
         low, high = WINDOW_HU
         without = scan.hu - excess * np.float32(high - low)
-        return Prediction(preset.threshold.lesion(score).astype(np.uint8), score, healthy_hu=without)
+        return Prediction(self.threshold.lesion(score).astype(np.uint8), score, healthy_hu=without)
 
 
 def removed(image: np.ndarray, made: np.ndarray) -> np.ndarray:
@@ -310,4 +313,5 @@ def load(store: Path | None = None) -> Gan3D:
     preset = PRESETS[entry.recipe["preset"]]
     networks = build(preset)
     weights.fill(networks, state, entry)
-    return Gan3D({name: network.eval() for name, network in networks.items()}, preset, entry.label)
+    threshold = preset.threshold or Threshold(entry.recipe["threshold"])
+    return Gan3D({name: network.eval() for name, network in networks.items()}, preset, threshold, entry.label)

@@ -26,6 +26,7 @@ from LabelFreeCovidSegLib.methods.anomaly import (
 from LabelFreeCovidSegLib.methods.anomaly.detector import PRESETS, Detector, Preset, filtered, on_canvas, scored
 from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.training import lung_slices
+from LabelFreeCovidSegLib.training.calibrate import best_threshold
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee, healthy
 from LabelFreeCovidSegLib.training.f_anogan import FAnoGANTrainee
 from LabelFreeCovidSegLib.training.lung_slices import Domains
@@ -37,7 +38,6 @@ VIEW_SEED = 20_210_306
 """Of the slabs with lesions that set the threshold."""
 TUNING_SLICES = 8
 """Healthy ones, for what else depends on the network."""
-THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 class DetectorRecipe:
@@ -83,17 +83,6 @@ class DetectorRecipe:
             lesions.append(slab.lesion[slab.lung])
         threshold = best_threshold(np.concatenate(scores), np.concatenate(lesions))
         return {"tuned": asdict(tuned), "threshold": threshold}
-
-
-def best_threshold(score: np.ndarray, lesion: np.ndarray) -> float:
-    """The threshold, in steps of 0.01, from which on scores (n,) give the best Dice with lesions (n,) bool."""
-
-    def dice(threshold: float) -> float:
-        found = score >= np.float32(threshold)
-        marked = int(np.count_nonzero(found) + np.count_nonzero(lesion))
-        return 2.0 * np.count_nonzero(found & lesion) / max(marked, 1)
-
-    return max((float(threshold) for threshold in THRESHOLDS), key=dice)
 
 
 AE = DetectorRecipe(ae.DETECTOR)

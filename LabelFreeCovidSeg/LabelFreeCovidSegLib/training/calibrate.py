@@ -7,7 +7,7 @@ curve of others would look just as sound.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,6 +17,19 @@ from LabelFreeCovidSegLib.training.crops import Lung, Planted, View, views
 
 Score = Callable[[View], np.ndarray]
 """What networks say of a view, (k, j, i) float32; larger is more abnormal."""
+
+
+class Known(Protocol):
+    """A piece of a scan of which all lesions are known, `lung` and `lesion` (k, j, i) bool."""
+
+    @property
+    def lung(self) -> np.ndarray: ...
+
+    @property
+    def lesion(self) -> np.ndarray: ...
+
+
+Piece = TypeVar("Piece", bound=Known)
 Scored = tuple[np.ndarray, np.ndarray]
 """The score of voxels, (n,) float32, and which of them are lesion, (n,) bool."""
 
@@ -25,6 +38,7 @@ FIT_SEED, CHECK_SEED = 20_210_302, 20_210_303
 """Of the views that the curve is fitted on, and of those it is checked on; others choose the checkpoint."""
 KNOTS = 32
 BINS = 15
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 def restored(build: Callable[[], nn.Module], states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
@@ -59,13 +73,13 @@ def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
     return {"calibration": knots, "calibration_error": errors}
 
 
-def scores(score: Score, crops: Sequence[View], progress: Progress) -> Scored:
-    """The score of each lung voxel of all crops, (n,) float32, and which are lesion, (n,) bool."""
+def scores(score: Callable[[Piece], np.ndarray], pieces: Sequence[Piece], progress: Progress) -> Scored:
+    """The score of each lung voxel of all pieces, (n,) float32, and which are lesion, (n,) bool."""
     found = []
-    for number, view in enumerate(crops):
-        progress(number / len(crops), "Calibrating")
-        found.append(score(view)[view.lung])
-    return np.concatenate(found), np.concatenate([view.lesion[view.lung] for view in crops])
+    for number, piece in enumerate(pieces):
+        progress(number / len(pieces), "Calibrating")
+        found.append(score(piece)[piece.lung])
+    return np.concatenate(found), np.concatenate([piece.lesion[piece.lung] for piece in pieces])
 
 
 def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:
@@ -81,6 +95,18 @@ def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:
     places = np.unique(np.round([*dense, *np.linspace(0.0, score.max(), KNOTS // 2)], 5))
     probability = np.round(regression.predict(places).astype(float), 5)
     return np.stack([places, probability], axis=1).tolist()
+
+
+def best_threshold(score: np.ndarray, lesion: np.ndarray) -> float:
+    """The threshold, in steps of 0.01, from which on scores (n,) give the best Dice with lesions (n,) bool."""
+    return max((float(threshold) for threshold in THRESHOLDS), key=lambda threshold: dice(score, lesion, threshold))
+
+
+def dice(score: np.ndarray, lesion: np.ndarray, threshold: float) -> float:
+    """Of scores (n,) from a threshold on with lesions (n,) bool."""
+    found = score >= np.float32(threshold)
+    marked = int(np.count_nonzero(found) + np.count_nonzero(lesion))
+    return 2.0 * np.count_nonzero(found & lesion) / max(marked, 1)
 
 
 def expected_error(probability: np.ndarray, lesion: np.ndarray) -> float:

@@ -21,7 +21,8 @@ from LabelFreeCovidSegLib.methods import gan3d
 from LabelFreeCovidSegLib.methods.gan3d import Preset, still
 from LabelFreeCovidSegLib.networks.bcdu_net import BCDUNet, Projection
 from LabelFreeCovidSegLib.networks.dense_unet3d import DenseUNet3D, Discriminator3D, latent_shape
-from LabelFreeCovidSegLib.progress import Progress
+from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.training.calibrate import best_threshold, dice, restored, scores
 from LabelFreeCovidSegLib.training.contrast import supervised_contrast, varied
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.perlin import blotched
@@ -154,27 +155,31 @@ class Gan3DTrainee:
         return [self.domains.ill(np.random.SeedSequence([POOL_SEED, number])) for number in range(self.preset.pool)]
 
     def validate(self) -> float:
-        """Dice of the lesions outlined in all views of the held-out scan; -1 while the slice network has not begun."""
+        """Dice of the lesions in all views of the held-out scan at the threshold that outlines them best.
+
+        It is -1 while the slice network has not begun.
+        """
         if self.preset.segmenter and self.slices is None:
             return -1.0
-        both = either = 0
-        for view in self.views:
-            found = self.preset.threshold.lesion(self.score(view))
-            both += int(np.count_nonzero(found & view.lesion))
-            either += int(np.count_nonzero(found) + np.count_nonzero(view.lesion))
-        return 2.0 * both / max(either, 1)
+        found = scores(self.score, self.views, silent)
+        return dice(*found, best_threshold(*found))
 
     def score(self, slab: Slab) -> np.ndarray:
         """What the networks as they are make of a slab, (k, j, i) float32."""
-        image = slab.image
-        device = next(self.generator.parameters()).device
-        given = torch.from_numpy(image).to(device)
-        if self.preset.segmenter:
-            found = self.segmenter(given[:, None])[:, 0].float().clamp_min(0.0).cpu().numpy()
-        else:
-            made = self.generator(given[None, None], still(1, image.shape, device))[0, 0].float()
-            found = gan3d.removed(image, made.cpu().numpy())
-        return found * slab.lung
+        return scored(self.networks, slab)
+
+
+def scored(networks: Mapping[str, nn.Module], slab: Slab) -> np.ndarray:
+    """The score of a slab, (k, j, i) float32: by the slice network or, where there is none, by the generator."""
+    image = slab.image
+    device = next(networks["generator"].parameters()).device
+    given = torch.from_numpy(image).to(device)
+    if "segmenter" in networks:
+        found = networks["segmenter"](given[:, None])[:, 0].float().clamp_min(0.0).cpu().numpy()
+    else:
+        made = networks["generator"](given[None, None], still(1, image.shape, device))[0, 0].float()
+        found = gan3d.removed(image, made.cpu().numpy())
+    return found * slab.lung
 
 
 def taken_for(scores: Tensor, kind: int) -> Tensor:
@@ -212,8 +217,13 @@ def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
 def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
-    """Nothing: the score is a difference of intensities, and the threshold the paper's."""
-    return {}
+    """The `threshold` that outlines synthetic lesions best, unless the preset has one."""
+    if preset.threshold:
+        return {}
+    (networks,) = restored(lambda: gan3d.build(preset), states)
+    with torch.inference_mode():
+        found = scores(lambda slab: scored(dict(networks.named_children()), slab), views(preset, judge), progress)
+    return {"threshold": best_threshold(*found)}
 
 
 def _adam(*networks: nn.Module) -> torch.optim.Optimizer:

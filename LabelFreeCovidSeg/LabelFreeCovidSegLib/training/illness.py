@@ -88,7 +88,7 @@ CHANCES = Chances()
 
 
 def fall_ill(
-    hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator
+    hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator, chances: Chances = CHANCES
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both lungs, ill.
 
@@ -100,13 +100,13 @@ def fall_ill(
         HU, changed in the labels and their rim only, and the labels without what is blood or pleural fluid now.
     """
     hu, labels = hu.copy(), labels.copy()
-    diseased = rng.random() < CHANCES.diseased
+    diseased = rng.random() < chances.diseased
     for side in (1, 2):
         if not (labels == side).any():
             continue
         box = bounding_box(labels == side, (2, 2, 2))
-        lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng, CHANCES)
-        if lung.chance(CHANCES.pushed):
+        lung = Lung(hu[box], labels[box] == side, labels[box] == 0, spacing_mm, rng, chances)
+        if lung.chance(chances.pushed):
             lung.give_way(toward=1 if side == RIGHT else -1)
         lung.breathe()
         if diseased:
