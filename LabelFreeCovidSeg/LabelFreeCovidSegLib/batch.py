@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from LabelFreeCovidSegLib import __version__, device, output, search, segment_file, store
+from LabelFreeCovidSegLib import __version__, device, lungs, output, search, segment_file, store
 from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -218,9 +218,7 @@ class _Finished:
 
 
 def _made_with(choices: Choices) -> tuple[str, ...]:
-    lungs = store.find(choices.lungs)
-    finder = lungs.entry.label if lungs else choices.lungs
-    return __version__, choices.method, base.load(choices.method).weights, finder
+    return __version__, choices.method, base.load(choices.method).weights, lungs.label(choices.lungs)
 
 
 def _titled(progress: Progress, title: str) -> Progress:

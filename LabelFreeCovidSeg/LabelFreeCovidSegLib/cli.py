@@ -123,7 +123,6 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--orientation",
         choices=("LP", "LA", "RP", "RA", "PL", "PR", "AL", "AR"),
-        default="LP",
         help="where rows, then columns, run to: Left, Right, Anterior, Posterior (default: LP, as radiologists see it)",
     )
     group.add_argument("--pixel-mm", type=_positive, help="size of a pixel (default: guessed from the lungs' width)")
@@ -170,6 +169,12 @@ def _method(name: str) -> str:
 def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
     if arguments.slices:
         return _segment_slices(arguments, session)
+    for name in ("orientation", "pixel_mm", "equalised"):
+        if getattr(arguments, name):
+            option = "--" + name.replace("_", "-")
+            raise LabelFreeCovidSegError(
+                f"{option} is for pictures (--slices FOLDER). Leave it out: a CT tells that itself."
+            )
     progress = session.reporter.progress
     progress(0.0, "Starting")
     from LabelFreeCovidSegLib import output, segment_file
@@ -187,11 +192,16 @@ def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib import segment_slices
     from LabelFreeCovidSegLib.methods.base import for_pictures
 
+    if arguments.lungs in ("classical", "lungmask"):
+        raise LabelFreeCovidSegError(
+            f"--lungs {arguments.lungs} is for a CT. For pictures, name a folder of masks, or leave it out to have the "
+            "lungs found."
+        )
     out: Path = (arguments.out or default_out(arguments.slices)).absolute()
     choices = segment_slices.Choices(
         arguments.method or for_pictures(arguments.equalised),
         None if arguments.lungs == "lungnet" else Path(arguments.lungs),
-        arguments.orientation,
+        arguments.orientation or "LP",
         arguments.pixel_mm,
         arguments.equalised,
         arguments.device,

@@ -19,6 +19,8 @@ EDGE_WEIGHT = 1e-3
 """Added to the Hann weights, which are 0 at a tile's faces: else the volume's own faces would have no answer."""
 BATCH = 2
 """Tiles at a time; see `networks.forward`."""
+OVERLAP = 0.25
+"""Share of a tile that its neighbour covers too."""
 
 
 def predict_tiles(
@@ -28,7 +30,6 @@ def predict_tiles(
     window: tuple[int, int, int],
     compute: Compute,
     progress: Progress = silent,
-    overlap: float = 0.25,
 ) -> np.ndarray:
     """Softmax of the network's last class over the whole volume, from overlapping tiles weighted by Hann windows.
 
@@ -39,7 +40,6 @@ def predict_tiles(
         image: (k, j, i) float32.
         lung: (k, j, i) bool.
         window: extent of a tile in voxels (k, j, i).
-        overlap: share of a tile that its neighbour covers too.
 
     Returns:
         (k, j, i) float32 probability.
@@ -53,7 +53,7 @@ def predict_tiles(
     weight = hann(window).to(device)
     total = torch.zeros(padded, dtype=torch.float32, device=device)
     norm = torch.zeros_like(total)
-    tiles = [tile for tile in cover(tuple(padded), window, overlap) if lung[tile].any()]
+    tiles = [tile for tile in cover(tuple(padded), window, OVERLAP) if lung[tile].any()]
     lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
     with torch.inference_mode(), lowered:
         for done in range(0, len(tiles), BATCH):

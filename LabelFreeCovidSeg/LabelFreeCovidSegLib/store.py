@@ -69,7 +69,12 @@ class Entry:
     def commercial_use(self) -> bool:
         """Whether every licence is stated, of the weights and of the training scans, and none is non-commercial."""
         licences = [self.licence, *(str(scan.get("licence", "")) for scan in self.scans)]
-        return all(licence and not _NON_COMMERCIAL.search(licence) for licence in licences)
+        return all(licence and not is_non_commercial(licence) for licence in licences)
+
+
+def is_non_commercial(licence: str) -> bool:
+    """Whether a licence, as a list of scans or a manifest names it, forbids commercial use."""
+    return bool(_NON_COMMERCIAL.search(licence))
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def install(path: str | Path) -> list[Stored]:
         raise WeightsError(f"{path}: can't be read ({error}). Download or copy it again.") from error
     store = user_folder()
     try:
-        return _put(offered, data, store)
+        return put(offered, data, store)
     except OSError as error:
         raise WeightsError(
             f"{store}: weights can't be written there ({error.strerror or error}). Free some space, or name another "
@@ -264,8 +269,17 @@ def _verified(package: _Package, source: Path) -> tuple[dict[str, Entry], dict[s
     return offered, data
 
 
-def _put(offered: Mapping[str, Entry], data: Mapping[str, bytes], store: Path) -> list[Stored]:
-    """Write the files, then the manifest, then remove files that no entry needs any more."""
+def put(offered: Mapping[str, Entry], data: Mapping[str, bytes], store: Path) -> list[Stored]:
+    """Write the files, then the manifest, then remove files that no entry needs any more.
+
+    Files are named by their content, too, so that those of another version stay whole until the manifest has changed.
+
+    Args:
+        offered: by the name of the method; `files` are names in `data`.
+
+    Raises:
+        OSError: the store can't be written; what it held before is whole.
+    """
     store.mkdir(parents=True, exist_ok=True)
     before = read_manifest(store)
     installed = {}
@@ -284,6 +298,5 @@ def _put(offered: Mapping[str, Entry], data: Mapping[str, bytes], store: Path) -
 
 
 def _name_by_content(name: str, sha: str) -> str:
-    """Another version's file of the same name must stay whole until the manifest has changed."""
     stem = name.removesuffix(".safetensors")
     return name if stem.endswith(sha[:8]) else f"{stem}-{sha[:8]}.safetensors"

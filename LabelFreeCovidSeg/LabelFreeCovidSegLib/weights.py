@@ -88,7 +88,7 @@ def _is_counter(name: str) -> bool:
 
 
 def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store: Path) -> Entry:
-    """Write float16 weights and their manifest entry, each file atomically, the manifest last.
+    """Write float16 weights and their manifest entry; see `store.put`.
 
     Args:
         entry: its `files` is replaced by what is written.
@@ -97,17 +97,15 @@ def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store:
     Returns:
         The entry with file names and hashes.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    files = {}
+    data = {}
     for file, state in states.items():
-        halved = {
-            name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor
-            for name, tensor in state.items()
-            if not _is_counter(name)
-        }
-        data = write_safetensors(halved)
-        stores.write_atomically(store / file, data)
-        files[file] = stores.sha256(data)
-    written = replace(entry, files=files)
-    stores.write_manifest(store, {**stores.read_manifest(store), entry.name: written})
-    return written
+        data[file] = write_safetensors(
+            {
+                name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor
+                for name, tensor in state.items()
+                if not _is_counter(name)
+            }
+        )
+    made = replace(entry, files={file: stores.sha256(content) for file, content in data.items()})
+    (stored,) = stores.put({entry.name: made}, data, store)
+    return stored.entry

@@ -185,6 +185,21 @@ def test_wrong_usage_exits_with_2(arguments):
     assert "usage: labelfreecovidseg" in complained
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("ct.nii.gz", "--pixel-mm", "0.7"), "--pixel-mm is for pictures"),
+        (("ct.nii.gz", "--equalised"), "--equalised is for pictures"),
+        (("ct.nii.gz", "--orientation", "LP"), "--orientation is for pictures"),
+        (("--slices", ".", "--lungs", "classical"), "--lungs classical is for a CT"),
+    ],
+)
+def test_an_option_that_would_mean_nothing_is_refused(arguments, fault):
+    code, said, complained = run("segment", *arguments)
+    assert (code, said) == (1, "")
+    assert fault in complained
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["segment"], ["segment", "--help"]])
 def test_nothing_heavy_is_imported_to_answer_about_the_usage(arguments):
     code = f"""

@@ -224,6 +224,14 @@ def test_the_card_is_that_of_all(toys):
     assert base.card("b") is toys["b"].card
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [("cyclegan+uda", 0.0), ("cyclegan+normnet", 24.0), ("cyclegan+opacitynet", None)],
+)
+def test_a_consensus_looks_at_pictures_if_all_do(names, wanted):
+    assert base.card(names).picture_mm == wanted
+
+
 def test_a_warning_says_whose_it_is(toys, segment):
     toys["b"].prediction = Prediction(
         toys["b"].prediction.lesion, toys["b"].prediction.score, True, warnings=("Look.",)

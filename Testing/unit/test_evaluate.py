@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from LabelFreeCovidSegLib import cli, device, phantom, pipeline, quantify
+from LabelFreeCovidSegLib import cli, device, phantom, pipeline, quantify, store
 from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.errors import CancelledError, DataSetError, LungError
@@ -266,6 +266,15 @@ def test_a_case_whose_mask_has_changed_is_computed_again(stand_in, data):
     stand_in.seen.clear()
     evaluate(data, methods=("good",))
     assert stand_in.seen == [("good", "a.nii.gz")]
+
+
+def test_all_cases_are_computed_again_if_the_lung_networks_weights_have_changed(stand_in, data, monkeypatch):
+    evaluate(data, methods=("good",))
+    stand_in.seen.clear()
+    newer = types.SimpleNamespace(entry=types.SimpleNamespace(label="lungnet 9"))
+    monkeypatch.setattr(store, "find", lambda name: newer if name == "lungnet" else None)
+    evaluate(data, methods=("good",))
+    assert len(stand_in.seen) == 3
 
 
 def test_a_further_protocol_keeps_what_is_measured(stand_in, data):

@@ -154,6 +154,7 @@ def test_the_papers_ablation_is_there_for_every_width():
         for value in (0.1, 0.15, 0.25, 0.3):
             other = PRESETS[f"{name}-threshold-{value}"]
             assert other == replace(full, name=other.name, threshold=Threshold(value))
+        assert PRESETS[f"{name}-threshold-relative"].threshold == Threshold(relative=True)
 
 
 def test_what_ships_is_small_and_what_is_published_is_not():

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
 from LabelFreeCovidSegLib.methods import gan3d
+from LabelFreeCovidSegLib.methods.gan3d import still
+from LabelFreeCovidSegLib.networks.dense_unet3d import latent_shape
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training import gan3d as gan3d_training
 from LabelFreeCovidSegLib.training import loop
@@ -399,7 +401,7 @@ def test_the_threshold_lies_between_healthy_lung_and_lesions_unless_the_preset_h
     networks = gan3d.build(GAN)
     nn.init.zeros_(networks["generator"].out.weight)
     nn.init.constant_(networks["generator"].out.bias, -20.0)  # takes everything away: the score is the image
-    views = gan3d_training.views(GAN, HEALTHY)
+    views = gan3d_training.views(GAN, HEALTHY, gan3d_training.FIT_SEED)
     rest, lesions = (np.concatenate([v.image[v.lung & (v.lesion == ill)] for v in views]) for ill in (False, True))
     found = gan3d_training.calibrate(GAN, [networks.state_dict()], HEALTHY, silent)
     assert found.keys() == {"threshold"}
@@ -414,6 +416,41 @@ def test_a_slice_network_that_has_not_begun_is_never_the_best():
     run(learner, SECOND)
     with torch.inference_mode():
         assert learner.validate() >= 0.0
+
+
+def balls(rng, count):
+    """A cube of lung with bright balls in it, the lung alone, and where the balls are; (16, 16, 16) each."""
+    lung, ball = np.zeros((2, 16, 16, 16), bool)
+    lung[2:14, 2:14, 2:14] = True
+    k, j, i = np.ogrid[:16, :16, :16]
+    for z, y, x in rng.uniform(5, 11, (count, 3)):
+        ball |= (k - z) ** 2 + (j - y) ** 2 + (i - x) ** 2 < 7
+    image = rng.uniform(0.1, 0.3, lung.shape) * lung + 0.4 * ball
+    return image.astype(np.float32), lung, ball
+
+
+def test_against_an_adversary_a_generator_learns_to_take_away_what_healthy_lungs_do_not_have():
+    learner, rng = made(replace(GAN, critic_channels=(8, 16))), np.random.default_rng(0)
+    optimizers = {name: torch.optim.Adam(network.parameters(), 2e-3) for name, network in learner.networks.items()}
+
+    def update(name, loss):
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        optimizers[name].step()
+
+    for _ in range(100):
+        (healthy, lung, _), (ill, around, _) = balls(rng, 0), balls(rng, 2)
+        latent = rng.uniform(-0.5, 0.5, (2, *latent_shape(lung.shape))).astype(np.float32)
+        sample = {"healthy": healthy[None], "noisy": blotched(healthy, lung, rng)[None], "ill": ill[None]}
+        sample |= {"lungs": np.stack((lung, around)), "z": latent}
+        learner.compete({name: torch.from_numpy(array)[None] for name, array in sample.items()}, update)
+    image, lung, ball = balls(np.random.default_rng(99), 2)
+    with torch.no_grad():
+        made_healthy = learner.generator(torch.from_numpy(image)[None, None], still(1, image.shape, "cpu"))
+    taken = image - made_healthy[0, 0].numpy()
+    assert taken[ball].mean() > 0.1
+    assert taken[ball].mean() > 3 * np.abs(taken[lung & ~ball]).mean()
 
 
 def test_scans_of_patients_alone_can_neither_teach_nor_judge():

@@ -63,9 +63,9 @@ def test_opacitynet_finds_most_of_the_samples_dense_lesions():
     model, compute = base.load("opacitynet"), device.choose("cpu")
     lesion = model.predict(made.scan, lungs.find_lungs(made.scan), compute, silent).lesion
     means = planted.means(planted.score(lesion, made))
-    for kind, radius in means:
-        if kind != "faint ground glass" and radius >= 8 and (kind, radius) != ("consolidation", 12.0):
-            assert means[kind, radius] > 0.7, (kind, radius)
+    # One consolidation of 12 mm lies broadly at the mediastinum: cut by these lungs, a perfect outline has 0.73.
+    assert 0.6 < means.pop(("consolidation", 12.0)) < 0.73
+    assert all(dice > 0.7 for (kind, mm), dice in means.items() if kind != "faint ground glass" and mm >= 8)
 
 
 @pytest.mark.parametrize("name", ["lungnet", "picturenet"])

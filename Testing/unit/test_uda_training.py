@@ -1,6 +1,7 @@
 """Domain adaptation in training: which loss moves what, and whereto (METHODS 4.6)."""
 
 from dataclasses import replace
+from itertools import product
 from math import log
 
 import numpy as np
@@ -12,7 +13,7 @@ from LabelFreeCovidSegLib.methods import uda
 from LabelFreeCovidSegLib.networks.uda import Extractor, Generator
 from LabelFreeCovidSegLib.store import Entry
 from LabelFreeCovidSegLib.training import adversary, recipes
-from LabelFreeCovidSegLib.training.uda import Adapted, SourceOnly, fall, segmentation_loss, trainee
+from LabelFreeCovidSegLib.training.uda import Adapted, SourceOnly, fall, one_of, segmentation_loss, trainee
 
 PLANE = (32, 48)
 TINY = replace(
@@ -69,6 +70,14 @@ def test_an_ablation_trains_the_generator_that_its_row_names_and_its_weights_seg
     entry = Entry("uda", "0.1", {}, {"preset": name}, [], "Apache-2.0", True, "", "")
     weights.store_entry(entry, {"0.safetensors": uda.build(row).state_dict()}, tmp_path)
     assert uda.load(tmp_path).preset is row
+
+
+def test_any_slice_of_any_scan_is_drawn():
+    drawn = set()
+    for number in range(200):
+        seed = np.random.SeedSequence(number)
+        drawn.add((one_of("ab", seed), int(np.random.default_rng(seed).integers(6))))
+    assert drawn == set(product("ab", range(6)))
 
 
 def weights_of(trainee, names=NETWORKS):

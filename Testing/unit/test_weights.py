@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,11 +29,18 @@ def store(tmp_path):
     return tmp_path
 
 
+def only_file(store):
+    (path,) = store.glob("*.safetensors")
+    return path
+
+
 def test_weights_come_back_as_float32_within_float16(store):
     entry, (state,) = weights.load("normnet", store)
     original = network().state_dict()
     assert entry.version == "1.2.3"
-    assert list(entry.files) == ["one.safetensors"]
+    ((name, sha),) = entry.files.items()
+    assert name == f"one-{sha[:8]}.safetensors"
+    assert {path.name for path in store.iterdir()} == {name, "manifest.json"}
     assert state["0.weight"].dtype == torch.float32
     torch.testing.assert_close(state["0.weight"], original["0.weight"], rtol=1e-3, atol=1e-4)
     filled = weights.fill(network(), state, entry)
@@ -42,12 +50,32 @@ def test_weights_come_back_as_float32_within_float16(store):
 def test_storing_the_same_weights_twice_gives_the_same_bytes(store, tmp_path_factory):
     again = tmp_path_factory.mktemp("again")
     weights.store_entry(ENTRY, {"one.safetensors": network().state_dict()}, again)
-    for name in ("one.safetensors", "manifest.json"):
-        assert (store / name).read_bytes() == (again / name).read_bytes()
+    first, second = ({path.name: path.read_bytes() for path in folder.glob("*.*")} for folder in (store, again))
+    assert first == second
+
+
+def test_weights_that_are_replaced_half_way_are_still_the_old_ones(store, monkeypatch):
+    def cut_off(*args):
+        raise OSError("no space left")
+
+    before = weights.load("normnet", store)
+    with monkeypatch.context() as cut:
+        cut.setattr(stores, "write_manifest", cut_off)
+        with pytest.raises(OSError, match="no space"):
+            weights.store_entry(replace(ENTRY, version="2"), {"one.safetensors": nn.Linear(2, 2).state_dict()}, store)
+    entry, (state,) = weights.load("normnet", store)
+    assert entry == before[0]
+    assert state.keys() == before[1][0].keys()
+
+
+def test_weights_that_were_replaced_are_removed(store):
+    weights.store_entry(replace(ENTRY, version="2"), {"one.safetensors": nn.Linear(2, 2).state_dict()}, store)
+    assert len(list(store.glob("*.safetensors"))) == 1
+    assert weights.load("normnet", store)[0].version == "2"
 
 
 def test_a_second_method_leaves_the_first_one_in_the_manifest(store):
-    other = Entry(**{**vars(ENTRY), "name": "other"})
+    other = replace(ENTRY, name="other")
     weights.store_entry(other, {"two.safetensors": network().state_dict()}, store)
     assert set(read_manifest(store)) == {"normnet", "other"}
 
@@ -58,16 +86,16 @@ def test_an_unknown_name_is_answered_with_the_manifest_that_lacks_it(store):
 
 
 def test_a_missing_file_is_named(store):
-    (store / "one.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"one\.safetensors: this weight file is missing"):
+    only_file(store).unlink()
+    with pytest.raises(WeightsError, match=r"one-\w+\.safetensors: this weight file is missing"):
         weights.load("normnet", store)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:-1] + b"?", lambda data: b""])
 def test_a_damaged_file_is_refused_by_its_hash(store, damage):
-    path = store / "one.safetensors"
+    path = only_file(store)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(WeightsError, match=r"one\.safetensors: this is not the file that the manifest describes"):
+    with pytest.raises(WeightsError, match=r"one-\w+\.safetensors: this is not the file that the manifest describes"):
         weights.load("normnet", store)
 
 
@@ -79,9 +107,9 @@ def test_a_pickle_is_never_opened_even_if_the_manifest_vouches_for_it(store, tmp
             return (open, (str(witness), "w"))
 
     data = pickle.dumps(Bomb())
-    (store / "one.safetensors").write_bytes(data)
+    only_file(store).write_bytes(data)
     manifest = json.loads((store / "manifest.json").read_text())
-    manifest["weights"][0]["files"]["one.safetensors"] = sha256(data)
+    manifest["weights"][0]["files"] = {only_file(store).name: sha256(data)}
     (store / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match="not a safetensors file"):
         weights.load("normnet", store)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from LabelFreeCovidSegLib import __version__, device, output, picture_pipeline, store
+from LabelFreeCovidSegLib import __version__, device, lungs, output, picture_pipeline, store
 from LabelFreeCovidSegLib.errors import CancelledError, DataSetError, LabelFreeCovidSegError, OutputError
 from LabelFreeCovidSegLib.evaluation import judge, overlay, page, tables
 from LabelFreeCovidSegLib.evaluation.datasets import Case, DataSet
@@ -188,7 +188,8 @@ def _titled(progress: Progress, title: str) -> Progress:
 def _measured(task: Task, plan: Plan, weights: str, out: Path, session: Session, progress: Progress) -> Measured:
     """The case's result, from its file as far as that has it."""
     file = task.file(out)
-    facts: list[Any] = [__version__, task.method, weights, plan.choices.lungs, task.case.index]
+    finder = lungs.label(plan.choices.lungs, picture=not task.case.hu)
+    facts: list[Any] = [__version__, task.method, weights, finder, task.case.index]
     if not task.case.hu:
         facts.append((task.case.orientation, task.case.equalised))
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in task.case.files]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from LabelFreeCovidSegLib import store
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.scan import Scan
 
@@ -50,6 +51,17 @@ def find_lungs(scan: Scan, lungs: str | Path = "lungnet", progress: Progress = s
     from LabelFreeCovidSegLib.lungs.external import given, lungmask
 
     return lungmask(scan, progress) if lungs == "lungmask" else given(scan, Path(lungs))
+
+
+def label(finder: str, picture: bool = False) -> str:
+    """A way to find lungs, with the weights that it uses: what of the lungs decides a result.
+
+    Args:
+        finder: see `find_lungs`; any other text stands for itself.
+        picture: whether it is asked to look at pictures, where "lungnet" means `find_in_picture`.
+    """
+    stored = store.find("picturenet" if picture and finder == "lungnet" else finder)
+    return stored.entry.label if stored else finder
 
 
 def find_in_picture(grey: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -27,6 +27,7 @@ SUMMARY = "What more than half of the methods call lesion is lesion; a tie is no
 def card(cards: Sequence[Card]) -> Card:
     """The card of a consensus of the methods with these cards, two or more."""
     *others, last = (card.title for card in cards)
+    stacks = [card.picture_mm for card in cards if card.picture_mm is not None]
     return Card(
         name=JOINT.join(card.name for card in cards),
         title=f"Consensus of {', '.join(others)} and {last}",
@@ -35,6 +36,7 @@ def card(cards: Sequence[Card]) -> Card:
         seconds_per_megavoxel=sum(card.seconds_per_megavoxel for card in cards),
         networks=tuple(name for card in cards for name in card.networks),
         domain=" and ".join(dict.fromkeys(card.domain for card in cards)),
+        picture_mm=max(stacks) if len(stacks) == len(cards) else None,
     )
 
 

@@ -28,16 +28,15 @@ STRIDE = 2**DEPTH
 NOISE_CHANNELS = 10
 NOISE_KERNELS = (1, 3, 5)
 SLOPE = 0.3
-LEAST = 1e-3
-"""Nearer to 0 and 1 an intensity is taken to be this far from them: their logits are infinite."""
 
 
 class DenseUNet3D(nn.Module):
     """G: a U-Net in which each level hands on its input beside what it made of it.
 
-    Without normalisation, so that intensities stay what they are. The published output is a ReLU, whose adversary soon
-    pushed it below 0 everywhere, where it has no gradient. Here it is a sigmoid, and what the network has to say is a
-    change of the input's logit: it begins close to a copy, and does not have to learn to draw a lung first.
+    Without normalisation, so that intensities stay what they are. What the network has to say is a change of its input:
+    it begins close to a copy, and does not have to learn to draw a lung first. The sum is cut off at 0 and 1, but its
+    gradient is not: an adversary's first steps blacken the lungs, and from there neither the published ReLU nor a
+    sigmoid found a way back.
 
     Args:
         base: width of the first level; each level doubles it.
@@ -65,7 +64,7 @@ class DenseUNet3D(nn.Module):
         self.out = Conv3d(channels, 1, 1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Healthy lungs (batch, 1, k, j, i) in (0, 1).
+        """Healthy lungs (batch, 1, k, j, i) in [0, 1].
 
         Args:
             x: (batch, 1, k, j, i) in [0, 1].
@@ -86,7 +85,8 @@ class DenseUNet3D(nn.Module):
         x = torch.cat((x, self.bottom_out(latent)), dim=1)
         for unit, skip in zip(self.up, reversed(skips), strict=True):
             x = unit(x, skip)
-        return torch.sigmoid(torch.logit(image, LEAST) + self.out(x))
+        made = image + self.out(x)
+        return made + (made.clamp(0.0, 1.0) - made).detach()
 
 
 class DenseUnit(nn.Module):

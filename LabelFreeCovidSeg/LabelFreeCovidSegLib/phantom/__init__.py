@@ -1,7 +1,8 @@
 """A procedural chest CT with lesions of known outline, for demonstrations and tests.
 
 Everything follows from formulas and a seed. It shows what outlining has to cope with (vessels, airways, fissures,
-domes, a gas-filled stomach, noise, thick slices), and never enters training or the choice of a threshold.
+domes, a gas-filled stomach, noise, thick slices). No method that segments learns from it; its lesions judge them, and
+set one threshold (`methods.opacitynet.LESION_PROBABILITY`).
 """
 
 from __future__ import annotations

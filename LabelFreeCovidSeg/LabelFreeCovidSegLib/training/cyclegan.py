@@ -22,6 +22,7 @@ from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.lung_slices import Domains
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
+from LabelFreeCovidSegLib.training.seeds import children
 from LabelFreeCovidSegLib.training.slabs import Slab
 
 PRESETS = {"small": cyclegan.PRESETS["small"], **cyclegan.PRESETS}
@@ -82,12 +83,12 @@ class CycleGANTrainee:
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """`infected` and `healthy`, (1, j, i) float32 each, and `chance` (2, 2) for the histories."""
-        ill, well, rest = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(3))
+        ill, well, rest = children(seed, 3)
         rng = np.random.default_rng(rest)
         return {
             "infected": shifted(image(self.domains.infected(ill), self.preset), self.preset, rng),
             "healthy": shifted(image(self.domains.healthy(well), self.preset), self.preset, rng),
-            "chance": rng.random((2, 2)),
+            "chance": rng.random((2, 2), dtype=np.float32),
         }
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:

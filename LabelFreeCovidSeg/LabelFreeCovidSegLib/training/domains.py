@@ -28,6 +28,7 @@ from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+from LabelFreeCovidSegLib.training.seeds import children
 
 SLAB_MM = 36.0
 """Lesions are drawn in a slab of this height, of which the middle slice is kept."""
@@ -182,7 +183,7 @@ def labelled(
     slices: Slices, spacing_mm: Spacing, canvas: Plane, seed: np.random.SeedSequence
 ) -> tuple[np.ndarray, np.ndarray]:
     """A source slice with synthetic lesions: image (j, i) float32 in [-1, 1], and its class labels (j, i) uint8."""
-    drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
+    drawn, made = children(seed, 2)
     rng = np.random.default_rng(drawn)
     block, k = slices.draw(rng)
     reach = round(SLAB_MM / 2 / spacing_mm[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from LabelFreeCovidSegLib.methods.anomaly.f_anogan import coarse
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee
 from LabelFreeCovidSegLib.training.loop import Update
+from LabelFreeCovidSegLib.training.seeds import children
 
 GAN_SHARE = 0.5
 """Of the iterations; Yao et al. give one number for both phases."""
@@ -39,8 +40,7 @@ class FAnoGANTrainee(DetectorTrainee):
         """A healthy slice or, in the first phase, one for each of the critic's steps; (1 or 5, j, i) float32."""
         if share >= GAN_SHARE:
             return super().slices(seed, share)
-        children = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(CRITIC_STEPS)]
-        return np.concatenate([super(FAnoGANTrainee, self).slices(child, share) for child in children])
+        return np.concatenate([super(FAnoGANTrainee, self).slices(one, share) for one in children(seed, CRITIC_STEPS)])
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One iteration of the phase that `share` lies in."""

@@ -29,6 +29,7 @@ from LabelFreeCovidSegLib.training.perlin import blotched
 from LabelFreeCovidSegLib.training.pseudo import PseudoSlices, pseudo_slices
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
+from LabelFreeCovidSegLib.training.seeds import children
 from LabelFreeCovidSegLib.training.slabs import Domains, Slab, slab_blocks
 
 PRESETS = {"small": gan3d.PRESETS["small"], **gan3d.PRESETS}
@@ -37,10 +38,11 @@ EXPECTS = "Chest CT in Hounsfield units, whole lungs, any slice thickness up to 
 SHIPS = ("generator", "segmenter")
 MADE, REAL = range(2)
 """Classes of the discriminator."""
-POOL_SEED, VIEW_SEED = 20_220_801, 20_220_802
+POOL_SEED, VIEW_SEED, FIT_SEED = 20_220_801, 20_220_802, 20_220_803
+"""Of the pool, of the views that choose the checkpoint, and of those that set the threshold."""
 VIEWS = 12
 HEALTHY_EVERY = 3
-"""Of the views that choose the checkpoint, every so manieth has no lesion."""
+"""Of views, every so manieth has no lesion."""
 DECAY = 0.9
 
 
@@ -60,7 +62,7 @@ class Gan3DTrainee:
         self.domains = Domains(preset, train)
         if not self.domains.healthy_scans:
             raise TrainingError("There is no near-healthy scan to learn from. List one without `covid = true`.")
-        self.views = views(preset, judge) if judge else []
+        self.views = views(preset, judge, VIEW_SEED) if judge else []
         self.generator = DenseUNet3D(preset.base)
         self.discriminator = Discriminator3D(preset.critic_channels, preset.critic_dropout)
         self.segmenter = BCDUNet(preset.slice_base)
@@ -93,12 +95,12 @@ class Gan3DTrainee:
         `healthy`, `noisy` and `ill` are (1, k, j, i) float32, `lungs` (2, k, j, i) bool, the healthy one's and the ill
         one's, and `z` (2, channels, k / 16, j / 16, i / 16).
         """
-        children = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(3)]
-        rng = np.random.default_rng(children[0])
+        rest, well, sick = children(seed, 3)
+        rng = np.random.default_rng(rest)
         sample = {"key": np.array(rng.integers(2**62))}
         if share >= self.preset.gan_share:
             return sample
-        healthy, ill = self.domains.healthy(children[1]), self.domains.ill(children[2])
+        healthy, ill = self.domains.healthy(well), self.domains.ill(sick)
         latent = (2, *latent_shape(self.preset.canvas))
         return sample | {
             "healthy": healthy.image[None],
@@ -189,14 +191,14 @@ def taken_for(scores: Tensor, kind: int) -> Tensor:
     return functional.mse_loss(scores.float().softmax(dim=1), certain)
 
 
-def views(preset: Preset, judge: Sequence[Arrays]) -> list[Slab]:
+def views(preset: Preset, judge: Sequence[Arrays], seed: int) -> list[Slab]:
     """Slabs of the held-out scan to judge networks by, always the same ones; every third is healthy."""
     domains = Domains(preset, [judge])
     if not domains.healthy_scans:
         raise TrainingError("A patient's scan can't judge, as its lesions are not known. Hold out a near-healthy scan.")
-    seeds = [np.random.SeedSequence([VIEW_SEED, number]) for number in range(VIEWS)]
+    seeds = [np.random.SeedSequence([seed, number]) for number in range(VIEWS)]
     return [
-        domains.infected(seed) if number % HEALTHY_EVERY else domains.healthy(seed) for number, seed in enumerate(seeds)
+        domains.infected(one) if number % HEALTHY_EVERY else domains.healthy(one) for number, one in enumerate(seeds)
     ]
 
 
@@ -222,7 +224,9 @@ def calibrate(
         return {}
     (networks,) = restored(lambda: gan3d.build(preset), states)
     with torch.inference_mode():
-        found = scores(lambda slab: scored(dict(networks.named_children()), slab), views(preset, judge), progress)
+        found = scores(
+            lambda slab: scored(dict(networks.named_children()), slab), views(preset, judge, FIT_SEED), progress
+        )
     return {"threshold": best_threshold(*found)}
 
 

@@ -174,13 +174,13 @@ def fit(
 
 def _fabric(settings: Settings) -> Fabric:
     """What brings networks and batches to the devices."""
-    torch.use_deterministic_algorithms(settings.device == "cpu")
     fabric = Fabric(
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
         devices=settings.devices,
         precision=FABRIC_PRECISION[settings.precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    torch.use_deterministic_algorithms(fabric.device.type == "cpu")
     if settings.batch % fabric.world_size:
         raise TrainingError(f"A batch of {settings.batch} can't be shared by {fabric.world_size} devices evenly.")
     return fabric

@@ -28,6 +28,7 @@ from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+from LabelFreeCovidSegLib.training.seeds import children
 from LabelFreeCovidSegLib.training.slabs import Lungs, Slab
 
 SLAB_MM = 36.0
@@ -126,7 +127,7 @@ class Domains:
 
     def _planted(self, seed: np.random.SeedSequence) -> tuple[Slab, np.random.Generator]:
         """A slab, and what goes on drawing."""
-        drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
+        drawn, made = children(seed, 2)
         rng = np.random.default_rng(drawn)
         slab = self._slab(self.healthy_scans, rng)
         ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))

@@ -23,6 +23,7 @@ from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
+from LabelFreeCovidSegLib.training.seeds import children
 
 PRESETS = {"small": normnet.PRESETS["small"], **normnet.PRESETS}
 CITATION = normnet.CARD.citation
@@ -63,9 +64,7 @@ class NormNetTrainee(OneNetwork):
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """One crop with lesions: `image` (1, k, j, i) float32 and `target` (1, k, j, i) uint8."""
-        crop_seed, lesion_seed = (
-            np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2)
-        )
+        crop_seed, lesion_seed = children(seed, 2)
         rng = np.random.default_rng(crop_seed)
         hu, lung = self.scans[rng.integers(len(self.scans))].draw(self.preset.crop, rng)
         if self.preset.augment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.progress import Progress, silent
-from LabelFreeCovidSegLib.store import Entry
+from LabelFreeCovidSegLib.store import Entry, is_non_commercial
 from LabelFreeCovidSegLib.training import loop, recipes
 from LabelFreeCovidSegLib.training.prepare import Cache, CachedScan, open_cache
 
@@ -81,7 +80,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run is done, which decides nothing of what comes out but by rounding; as in `loop.Settings`."""
+    """How a run is done, as in `loop.Settings`: `every` decides which networks are compared to find the best, the rest
+    nothing but rounding."""
 
     every: int = 100
     device: str = "auto"
@@ -181,7 +181,7 @@ def shipped(run: loop.Checkpoint, names: Sequence[str]) -> dict[str, Tensor]:
 
 def licence(scans: Sequence[CachedScan]) -> str:
     """Under which weights that learned from `scans` may be used: a non-commercial licence is handed on."""
-    strict = {scan.licence for scan in scans if re.search(r"\bNC\b", scan.licence)}
+    strict = {scan.licence for scan in scans if is_non_commercial(scan.licence)}
     return " and ".join(sorted(strict)) or LICENCE
 
 

@@ -25,6 +25,7 @@ from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
+from LabelFreeCovidSegLib.training.seeds import children
 
 LUNGS_MM = (260.0, 200.0, 270.0)
 """Extents (k, j, i) of an adult's lungs: what a stretched voxel is taken to measure follows from them."""
@@ -122,7 +123,7 @@ class Domains:
 
     def infected(self, seed: np.random.SeedSequence) -> Slab:
         """A slab of healthy lung with synthetic lesions."""
-        drawn, made = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, child)) for child in range(2))
+        drawn, made = children(seed, 2)
         slab = self.healthy(drawn)
         ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
         return Slab(ill.hu, slab.lung, ill.classes > 0)

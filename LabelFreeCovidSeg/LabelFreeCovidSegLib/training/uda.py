@@ -21,6 +21,7 @@ from LabelFreeCovidSegLib.training.domains import Slices, labelled, slice_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
+from LabelFreeCovidSegLib.training.seeds import child
 
 PRESETS = {"small": uda.PRESETS["small"], **uda.PRESETS, **uda.ABLATIONS}
 CITATION = uda.CARD.citation
@@ -28,6 +29,8 @@ EXPECTS = "Chest CT in Hounsfield units, whole lungs, axial slices of any thickn
 SHIPS = ("extractor", "classifier")
 DROPS, DROP = 10, 0.8
 """The learning rate falls by this factor after each tenth of the iterations: every 10,000 in the paper."""
+TARGET, OTHER, SCAN = 2, 3, 4
+"""Children of a sample's seed; the first two are those of `domains.labelled`."""
 VIEWS = 16
 VIEW_SEED = 20_220_401
 """Of the slices that choose the checkpoint."""
@@ -121,7 +124,7 @@ class BothDomains(SourceOnly):
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """As of the source domain, and `target` (1, j, i) float32 from any scan of the other."""
-        return super().sample(seed, share) | {"target": self.target(child(seed, 1))}
+        return super().sample(seed, share) | {"target": self.target(child(seed, TARGET))}
 
     def target(self, seed: np.random.SeedSequence) -> np.ndarray:
         """A slice of a patient, (1, j, i) float32."""
@@ -191,13 +194,8 @@ def calibrate(
 
 
 def one_of(domain: Sequence[Slices], seed: np.random.SeedSequence) -> Slices:
-    """The slices of any scan of a domain."""
-    return domain[int(np.random.default_rng(seed).integers(len(domain)))]
-
-
-def child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
-    """A seed for something else of the same sample."""
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
+    """The slices of any scan of a domain; which of them, `seed` itself is free to decide."""
+    return domain[int(np.random.default_rng(child(seed, SCAN)).integers(len(domain)))]
 
 
 def _adam(*networks: nn.Module) -> torch.optim.Optimizer:

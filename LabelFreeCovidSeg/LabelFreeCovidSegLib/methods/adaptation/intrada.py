@@ -13,7 +13,7 @@ from LabelFreeCovidSegLib.methods.uda import DomainAdaptation
 CARD = Card(
     name="intrada",
     title="IntraDA",
-    summary="AdvEnt a second time, from those scans of patients that the first one was sure of to the others.",
+    summary="AdvEnt a second time, from those slices of patients that the first one was sure of to the others.",
     citation="Pan F, Shin I, Rameau F, Lee S, Kweon IS. Unsupervised Intra-Domain Adaptation for Semantic Segmentation "
     "Through Self-Supervision. CVPR 2020:3764-3773. doi:10.1109/CVPR42600.2020.00382",
     networks=("intrada",),

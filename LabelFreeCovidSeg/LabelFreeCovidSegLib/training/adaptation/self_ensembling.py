@@ -23,7 +23,8 @@ from LabelFreeCovidSegLib.training import uda
 from LabelFreeCovidSegLib.training.domains import turned
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
-from LabelFreeCovidSegLib.training.uda import BothDomains, child
+from LabelFreeCovidSegLib.training.seeds import child
+from LabelFreeCovidSegLib.training.uda import OTHER, BothDomains
 
 PRESETS = {"small": self_ensembling.PRESETS["small"], **self_ensembling.PRESETS}
 CITATION = self_ensembling.CARD.citation
@@ -62,7 +63,7 @@ class SelfEnsembling(BothDomains):
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """As of both domains, `matrix` (2, 2) float32 that turns the target slice, and `key`, which decides dropout."""
-        rng = np.random.default_rng(child(seed, 2))
+        rng = np.random.default_rng(child(seed, OTHER))
         matrix, key = turned(rng).astype(np.float32), np.array(rng.integers(2**62))
         return super().sample(seed, share) | {"matrix": matrix, "key": key}
 

@@ -25,7 +25,8 @@ from LabelFreeCovidSegLib.training import uda
 from LabelFreeCovidSegLib.training.domains import Slices, varied
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
-from LabelFreeCovidSegLib.training.uda import BothDomains, child, one_of
+from LabelFreeCovidSegLib.training.seeds import child
+from LabelFreeCovidSegLib.training.uda import OTHER, BothDomains, one_of
 
 PRESETS = {"small": ssl.PRESETS["small"], **ssl.PRESETS}
 CITATION = ssl.CARD.citation
@@ -64,7 +65,7 @@ class FewShot(BothDomains):
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """`source` with its `labels`, `views` (2, 1, j, i) float32 and the superpixel in both, `pieces` (2, j, i)."""
         image, labels = self.labelled(one_of(self.sources, seed), seed)
-        other = child(seed, 2)
+        other = child(seed, OTHER)
         views, pieces = episode(one_of([*self.sources, *self.targets], other), self.preset, other)
         return {"source": image[None], "labels": labels, "views": views, "pieces": pieces}
 
