@@ -6,7 +6,9 @@ with the program itself.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +26,12 @@ from mrml import results
 say(fraction=0.5, phase="Finding lesions", seconds_left=40.0)
 print("a library's chatter", flush=True)
 results(ct, out)
+say(done={"folder": str(out), "files": {}})
+"""
+WARN = """
+from mrml import results
+results(ct, out)
+(out / "measurements.json").write_text(json.dumps({"warnings": ["Look at the left lung."]}))
 say(done={"folder": str(out), "files": {}})
 """
 HANG = """
@@ -118,12 +126,83 @@ def test_the_time_of_a_run_is_expected_of_the_next_one(open_panel, child):
     assert "as fast as the last run here" in open_panel.cardLabel.text()
 
 
-def test_a_double_click_starts_one_run(open_panel, child, temporary):
-    child(HANG)
-    QTest.mouseDClick(open_panel.segmentButton, Qt.MouseButton.LeftButton)
+def choose_folders(panel, tmp_path):
+    panel.parameters.batchInput, panel.parameters.batchOutput = tmp_path / "scans", tmp_path / "results"
+
+
+def test_the_time_is_remembered_for_what_ran_whatever_is_chosen_by_then(open_panel, ct, child):
+    child(SUCCEED)
+    ran = open_panel.parameters.method
     open_panel.click("segmentButton")
-    open_panel.wait(lambda: open_panel.progressBar.value() == 50)
-    assert open_panel.segmentButton.text() == "Cancel"
+    open_panel.parameters.method = "normnet"
+    open_panel.parameters.device = "cpu"
+    open_panel.parameters.inputVolume = None
+    open_panel.wait_for_the_end()
+    assert open_panel.statusLabel.text().startswith("Done in")
+    open_panel.parameters.inputVolume = ct
+    seen_here = {}
+    for method, device in itertools.product([ran, "normnet"], ["auto", "cpu"]):
+        open_panel.parameters.method = method
+        open_panel.parameters.device = device
+        seen_here[method, device] = "as fast as the last run here" in open_panel.cardLabel.text()
+    assert [choice for choice, seen in seen_here.items() if seen] == [(ran, "auto")]
+
+
+@pytest.mark.parametrize("button", ["segmentButton", "batchButton"])
+def test_what_ends_while_the_user_is_in_another_module_is_there_on_return(
+    open_panel, ct, child, temporary, tmp_path, button
+):
+    child(WARN if button == "segmentButton" else 'say(done={"folder": str(out), "files": {}})')
+    choose_folders(open_panel, tmp_path)
+    open_panel.click(button)
+    open_panel.widget.exit()
+    assert open_panel.widget.logic.isBusy()
+    open_panel.wait(lambda: not open_panel.widget.logic.isBusy())
+    open_panel.widget.enter()
+    if button == "segmentButton":
+        assert re.fullmatch(r"Done in \d+ s. Look at the left lung.", open_panel.statusLabel.text())
+        assert open_panel.segmentEditor.nodes["segmentation"] is shown(ct).lesions
+    else:
+        assert open_panel.batchStatusLabel.text().startswith("All scans are done.")
+    assert open_panel.segmentButton.text() == "Segment lesions"
+    assert open_panel.batchButton.text() == "Segment all"
+    assert not list(temporary.iterdir())
+
+
+def test_a_run_goes_on_although_the_user_leaves_during_the_installation(open_panel, ct, child, monkeypatch):
+    child(SUCCEED)
+    monkeypatch.setattr("LabelFreeCovidSegLib.panel.install.ensure", lambda tell: open_panel.widget.exit() or True)
+    open_panel.click("segmentButton")
+    open_panel.wait_for_the_end()
+    assert open_panel.statusLabel.text().startswith("Done in")
+    assert shown(ct) is not None
+
+
+def test_a_run_and_a_batch_wait_for_each_other(open_panel, child, tmp_path):
+    child(HANG)
+    choose_folders(open_panel, tmp_path)
+    open_panel.click("batchButton")
+    assert not open_panel.segmentButton.isEnabled()
+    assert open_panel.segmentButton.toolTip() == "A batch is running. Wait for it or cancel it first."
+    open_panel.wait(lambda: not open_panel.widget.sections[6]._settling.active)
+    open_panel.click("batchButton")
+    open_panel.wait_for_the_end()
+    assert open_panel.batchStatusLabel.text().startswith("Cancelled.")
+    open_panel.click("segmentButton")
+    assert not open_panel.batchButton.isEnabled()
+    assert open_panel.batchButton.toolTip() == "A CT is being segmented. Wait for it or cancel it first."
+
+
+@pytest.mark.parametrize(
+    ("button", "bar", "cancel"),
+    [("segmentButton", "progressBar", "Cancel"), ("batchButton", "batchProgressBar", "Cancel batch")],
+)
+def test_a_double_click_starts_and_does_not_cancel(open_panel, child, temporary, tmp_path, button, bar, cancel):
+    child(HANG)
+    choose_folders(open_panel, tmp_path)
+    open_panel.double_click(button)
+    open_panel.wait(lambda: getattr(open_panel, bar).value() == 50 or not open_panel.widget.logic.isBusy())
+    assert getattr(open_panel, button).text() == cancel
     assert len(list(temporary.iterdir())) == 1
 
 

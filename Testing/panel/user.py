@@ -61,6 +61,12 @@ class Panel:
         """A real click of the left mouse button in the middle of a button."""
         QTest.mouseClick(getattr(self, button), Qt.MouseButton.LeftButton)
 
+    def double_click(self, button: str) -> None:
+        """A real double click: Qt's own stand-in for it is the second press alone, which clicks nothing."""
+        self.click(button)
+        QTest.mouseDClick(getattr(self, button), Qt.MouseButton.LeftButton)
+        QTest.mouseRelease(getattr(self, button), Qt.MouseButton.LeftButton)
+
     def wait(self, until: Callable[[], bool], seconds: float = 240.0) -> None:
         """Let events come and go until something is so."""
         loop, given_up = QEventLoop(), []

@@ -213,7 +213,10 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let a stand-in script compute instead of the program: it has `ct`, `out` and `say`, and can import this file."""
+    """Let a stand-in script compute instead of the program: it has `ct`, `out` and `say`, and can import this file.
+
+    Of a batch `ct` is the folder of scans.
+    """
 
     def use(code: str) -> None:
         script = tmp_path / "stand_in.py"
@@ -224,9 +227,10 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
             "def say(**message): print(json.dumps(message), flush=True)\n"
             "ct, out = map(Path, sys.argv[1:])\n" + code
         )
-        monkeypatch.setattr(
-            "LabelFreeCovidSegLib.panel.job.segment_arguments",
-            lambda ct, out, method, device, lungs: [str(script), str(ct), str(out)],
-        )
+        for name in ("segment_arguments", "batch_arguments"):
+            monkeypatch.setattr(
+                f"LabelFreeCovidSegLib.panel.job.{name}",
+                lambda ct, out, method, device, lungs=None: [str(script), str(ct), str(out)],
+            )
 
     return use
