@@ -1,41 +1,21 @@
-"""From a file or a DICOM folder to a `Scan`: the one reader, and everything that it refuses.
-
-ITK alone would not do: it fills a NIfTI file that was cut short with zeros, replaces a sheared sform by the qform, and
-takes pictures for CT.
-"""
+"""From a file or a DICOM folder to a `Scan`: the one reader of CT, and everything that it refuses."""
 
 from __future__ import annotations
 
-import gzip
 import os
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib import dicom_series
+from LabelFreeCovidSegLib import dicom_series, volume
 from LabelFreeCovidSegLib.dicom_series import MAX_SKEW, MIN_EXTENT_MM, MIN_SLICES
 from LabelFreeCovidSegLib.errors import ScanError
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan
+from LabelFreeCovidSegLib.volume import FORMATS
 
-FORMATS = {
-    ".nii": "NiftiImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
 _SPACING_MM = (0.05, 20.0)
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-_STRAIGHTEN = (
-    "In Slicer, load it, resample it onto a straight grid (Resample Scalar/Vector/DWI Volume module), save it as .nrrd "
-    "and give that file."
-)
 _EXPORT = "Export the CT from its DICOM series, with its rescale slope and intercept."
 
 
@@ -55,7 +35,7 @@ def read(path: str | Path) -> Scan:
     path = Path(os.path.abspath(path))  # gives "." and ".." a name, and a link keeps its own
     name = path.name
     try:
-        with _quiet():
+        with volume.quiet():
             image, notes = _image(path)
     except FileNotFoundError as error:
         raise ScanError(f"{name}: {error.filename} does not exist. Check the path.") from error
@@ -66,58 +46,27 @@ def read(path: str | Path) -> Scan:
         ) from error
     _check_grid(Grid.of(image), name)
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
-        raise ScanError(
-            f"{name}: some voxels are NaN or infinite. Replace them by air (-1024 HU), or export the CT again."
-        )
+        raise volume.not_finite(name)
     scan = Scan.from_image(image, name, notes)
     _check_values(scan.hu, name)
     return scan
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What ITK warns about is either refused here or harmless."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
 def _image(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
     if path.is_dir():
         return dicom_series.read_folder(path)
-    with path.open("rb") as stream:
-        empty = not stream.read(1)
-    if empty:
-        raise ScanError(f"{path.name}: the file is empty (0 bytes). Copy or export it again.")
-    for suffix, image_io in FORMATS.items():
-        if path.name.lower().endswith(suffix):
-            return _volume(path, image_io)
+    suffix = volume.format_of(path)
+    if suffix or not path.stat().st_size:
+        reader = volume.header(path)
+        _check_kind(reader, path.name)
+        image = volume.voxels(reader)
+        if image.GetDimension() == 4:
+            image = image[:, :, :, 0]
+        return image, _orientation_notes(image, reader.GetImageIO())
     if dicom_series.is_dicom(path):
         return dicom_series.read_series_of(path)
     what = "a 2-D picture, not a CT" if path.suffix.lower() in _PICTURES else "not a scan format that is known here"
     raise ScanError(f"{path.name}: {what}. Give a DICOM folder or a {', '.join(FORMATS)} file.")
-
-
-def _volume(path: Path, image_io: str) -> tuple[sitk.Image, tuple[str, ...]]:
-    if image_io == "NiftiImageIO":
-        _check_nifti(path)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
-    reader.SetFileName(path)
-    try:
-        reader.ReadImageInformation()
-        _check_kind(reader, path.name)
-        image = reader.Execute()
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise _skewed(path.name) from error  # ITK wants a lone sform straight to 1e-4
-        raise _damaged(path.name, image_io.removesuffix("ImageIO")) from error
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    return image, _orientation_notes(image, image_io)
 
 
 def _check_kind(reader: sitk.ImageFileReader, name: str) -> None:
@@ -133,31 +82,6 @@ def _check_kind(reader: sitk.ImageFileReader, name: str) -> None:
             f"{name}: {len(size)}-D data ({' x '.join(map(str, size))}), such as a series over time. Save one of its "
             "volumes as a 3-D file (in Slicer: load it as a sequence, save one frame as .nrrd)."
         )
-
-
-def _check_nifti(path: Path) -> None:
-    """Refuse a file that is cut short or sheared (fields: nifti1.h)."""
-    header, length = b"", 0
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
-            header = stream.read(348)
-            length = len(header)
-            while block := stream.read(1 << 20):
-                length += len(block)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path.name, "NIfTI") from error
-    order = "<" if header[:4] == struct.pack("<i", 348) else ">"
-    if len(header) < 348 or struct.unpack_from(order + "i", header)[0] != 348:
-        raise _damaged(path.name, "NIfTI-1")
-    dimensions = struct.unpack_from(order + "8h", header, 40)
-    (bits,) = struct.unpack_from(order + "h", header, 72)
-    (offset,) = struct.unpack_from(order + "f", header, 108)
-    sform_code, *rows = struct.unpack_from(order + "h24x12f", header, 254)
-    voxels = np.prod(dimensions[1 : dimensions[0] + 1], dtype=float)
-    if length < offset + voxels * bits / 8:
-        raise _damaged(path.name, "NIfTI")
-    if sform_code > 0 and not _skew(np.reshape(rows, (3, 4))[:, :3]) <= MAX_SKEW:
-        raise _skewed(path.name)
 
 
 def _orientation_notes(image: sitk.Image, image_io: str) -> tuple[str, ...]:
@@ -178,21 +102,14 @@ def _check_grid(grid: Grid, name: str) -> None:
             f"{name}: its voxels measure {sizes} mm, which no chest CT has; the unit of length in its header is "
             f"probably wrong. {_EXPORT}"
         )
-    if not _skew(np.reshape(grid.direction, (3, 3))) <= MAX_SKEW or not np.isfinite(grid.origin).all():
-        raise _skewed(name)
+    if not volume.skew(np.reshape(grid.direction, (3, 3))) <= MAX_SKEW or not np.isfinite(grid.origin).all():
+        raise volume.skewed(name)
     extent = [size * spacing for size, spacing in zip(grid.size, grid.spacing, strict=True)]
     if min(grid.size) < MIN_SLICES or min(extent) < MIN_EXTENT_MM:
         raise ScanError(
             f"{name}: {' x '.join(map(str, grid.size))} voxels of {sizes} mm are too small a piece for a chest CT, "
             f"which has at least {MIN_SLICES} slices and {MIN_EXTENT_MM:.0f} mm along each axis. Give the whole scan."
         )
-
-
-def _skew(axes: np.ndarray) -> float:
-    """Largest cosine between two columns of `axes` (3, 3); NaN if one has no direction."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = axes / np.linalg.norm(axes, axis=0)
-    return float(np.abs(unit.T @ unit - np.eye(3)).max())
 
 
 def _check_values(hu: np.ndarray, name: str) -> None:
@@ -229,17 +146,3 @@ def _like_hu(values: np.ndarray) -> bool:
 
 def _share(values: np.ndarray, low: float, high: float) -> float:
     return float(((values > low) & (values < high)).mean())
-
-
-def _damaged(name: str, kind: str) -> ScanError:
-    return ScanError(
-        f"{name}: no complete {kind} file: cut short, damaged or of another format, so its voxels can't be read. "
-        "Copy or export it again."
-    )
-
-
-def _skewed(name: str) -> ScanError:
-    return ScanError(
-        f"{name}: its axes are not at right angles (sheared), as after a gantry tilt or an affine "
-        f"registration. {_STRAIGHTEN}"
-    )

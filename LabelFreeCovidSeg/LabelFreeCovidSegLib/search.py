@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from LabelFreeCovidSegLib import output
 from LabelFreeCovidSegLib.dicom_series import MIN_SLICES, is_dicom
 from LabelFreeCovidSegLib.errors import ScanError
-from LabelFreeCovidSegLib.read import FORMATS
+from LabelFreeCovidSegLib.volume import FORMATS
 
 _EIGHT_BITS = (sitk.sitkUInt8, sitk.sitkInt8)
 _FEWEST_GREYS = 128

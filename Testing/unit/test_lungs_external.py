@@ -94,11 +94,74 @@ def test_an_empty_mask_is_refused(scan, tmp_path):
         find_lungs(scan, path)
 
 
-@pytest.mark.parametrize("name", ["missing.nii.gz", "notes.txt"])
-def test_a_file_that_is_no_image_is_refused(scan, tmp_path, name):
+def test_a_file_that_is_no_image_is_refused(scan, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(LungError, match=f"{name}: can't be read as a lung mask"):
-        find_lungs(scan, tmp_path / name)
+    with pytest.raises(LungError, match=r"notes\.txt: not a volume\. Give a \.nii, "):
+        find_lungs(scan, tmp_path / "notes.txt")
+
+
+def test_a_mask_that_is_cut_short_is_refused(scan, tmp_path):
+    path = write(tmp_path, np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:-800])
+    with pytest.raises(LungError, match=r"lungs\.nii\.gz: no complete NIfTI file"):
+        find_lungs(scan, path)
+
+
+def test_a_missing_mask_is_named(scan, tmp_path):
+    with pytest.raises(LungError, match=r"lungs\.nii\.gz: can't be opened as a lung mask \(No such file"):
+        find_lungs(scan, tmp_path / "lungs.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.linspace(-1000, 300, np.prod(SHAPE)).reshape(SHAPE).astype(np.int16),
+        two_boxes(100, 200) - np.float32(0.5),
+        np.arange(np.prod(SHAPE)).reshape(SHAPE) % 97,
+    ],
+    ids=["HU", "fractions", "greys"],
+)
+def test_an_image_is_no_mask(scan, tmp_path, array):
+    with pytest.raises(LungError, match=r"an image with values from .*, no mask"):
+        find_lungs(scan, write(tmp_path, array))
+
+
+def test_shares_of_voxels_are_lung_from_one_half_on(scan, tmp_path):
+    soft = two_boxes(1, 1) * np.float32(0.9)
+    soft[soft == 0] = 0.4
+    np.testing.assert_array_equal(find_lungs(scan, write(tmp_path, soft)).labels, two_boxes())
+
+
+def test_more_than_any_lungs_hold_is_refused(tmp_path):
+    huge = image_of(np.zeros(SHAPE, np.float32), spacing=(8.0, 8.0, 8.0))
+    path = write(tmp_path, two_boxes(), spacing=(8.0, 8.0, 8.0))
+    with pytest.raises(LungError, match=r"holds 15\.5 L, more than any lungs"):
+        find_lungs(Scan.from_image(huge, "ct.nii.gz"), path)
+
+
+def test_labels_that_may_be_other_organs_are_named(scan, tmp_path):
+    labels = two_boxes()
+    labels[20:24, 20:24, 26:29] = 5
+    assert "(1, 2, 5) were taken for lung" in " ".join(find_lungs(scan, write(tmp_path, labels)).warnings)
+    for plain in (two_boxes(), two_boxes(255, 255)):
+        assert "taken for lung" not in " ".join(find_lungs(scan, write(tmp_path, plain)).warnings)
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_of_segments_with_names_those_called_lung_are_the_lungs(scan, tmp_path, layered):
+    labels, heart = two_boxes(), np.zeros(SHAPE, np.uint8)
+    heart[5:20, 10:20, 26:29] = 1
+    if layered:  # segments that overlap
+        image = sitk.Compose([image_of(labels), image_of(heart)])
+        placed = {"right lung": (0, 1), "Left Lung": (0, 2), "heart": (1, 1)}
+    else:
+        image = image_of(np.where(heart > 0, 3, labels))
+        placed = {"right lung": (0, 1), "Left Lung": (0, 2), "heart": (0, 3)}
+    for number, (name, (layer, label)) in enumerate(placed.items()):
+        for key, value in (("Name", name), ("Layer", layer), ("LabelValue", label)):
+            image.SetMetaData(f"Segment{number}_{key}", str(value))
+    sitk.WriteImage(image, str(tmp_path / "chest.seg.nrrd"))
+    np.testing.assert_array_equal(find_lungs(scan, tmp_path / "chest.seg.nrrd").labels, labels)
 
 
 def test_without_the_lungmask_package_its_installation_is_explained(scan, monkeypatch):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib.errors import DataSetError
+from LabelFreeCovidSegLib import volume
+from LabelFreeCovidSegLib.errors import DataSetError, ScanError
 from LabelFreeCovidSegLib.evaluation.datasets import Case, Mask
 from LabelFreeCovidSegLib.lungs.external import coincide, summary
 from LabelFreeCovidSegLib.pictures import direction
@@ -201,6 +202,6 @@ def _unit_grid(shape: tuple[int, ...]) -> Grid:
 
 def _image(path: Path) -> sitk.Image:
     try:
-        return sitk.ReadImage(path)
-    except RuntimeError as error:
-        raise DataSetError(f"{path}: can't be read. Download it again.") from error
+        return volume.voxels(volume.header(path)) if volume.format_of(path) else sitk.ReadImage(path)
+    except (RuntimeError, OSError, ScanError) as error:
+        raise DataSetError(f"{path}: can't be read ({error}). Download it again.") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from LabelFreeCovidSegLib.errors import LungError
+from LabelFreeCovidSegLib import volume
+from LabelFreeCovidSegLib.errors import LungError, ScanError
 from LabelFreeCovidSegLib.lungs import plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.classical import block_mean, separate, work_grid
@@ -17,24 +19,33 @@ from LabelFreeCovidSegLib.lungs.morphology import distance
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.scan import Grid, Scan
 
+MOST_LABELS = 32
+"""Five lobes, or what a segmentation of the chest has; an image has more values."""
+LARGEST_ML = 12_000.0
+
 
 def given(scan: Scan, path: Path) -> LungMask:
     """The lungs in a mask file (NIfTI, NRRD, .seg.nrrd, MHA) on the scan's own grid.
 
     Labels 1 and 2 are kept if there are no others and 1 lies on the patient's right; else whatever is not 0 is lung,
-    and is split into right and left.
+    and is split into right and left. Of a segmentation whose segments have names, only those called lung or lobe are,
+    if there are any.
 
     Raises:
-        LungError: the file can't be read, lies on another grid or is empty.
+        LungError: the file can't be read, lies on another grid, or holds no lungs.
     """
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        image = volume.voxels(volume.header(path))
+    except ScanError as error:
+        raise LungError(str(error)) from error
+    except OSError as error:
         raise LungError(
-            f"{path.name}: can't be read as a lung mask. Give a NIfTI, NRRD or MHA file on the grid of {scan.name}."
+            f"{path}: can't be opened as a lung mask ({error.strerror}). Give a NIfTI, NRRD or MHA file on the grid of "
+            f"{scan.name}."
         ) from error
     if image.GetDimension() != 3:
         raise LungError(f"{path.name}: has {image.GetDimension()} dimensions. A lung mask is one 3-D volume.")
+    named = _called_lung(image)
     image = sitk.DICOMOrient(image, "LPS")
     if not coincide(Grid.of(image), scan.grid):
         raise LungError(
@@ -42,21 +53,55 @@ def given(scan: Scan, path: Path) -> LungMask:
             "Export the mask with the CT as its reference geometry."
         )
     labels = sitk.GetArrayFromImage(image)
-    if labels.ndim == 4:  # a segmentation file whose segments overlap has one component for each layer
+    if named:
+        layers = labels if labels.ndim == 4 else labels[..., None]
+        labels = np.any([layers[..., layer] == label for layer, label in named], axis=0)
+    elif labels.ndim == 4:  # a segmentation file whose segments overlap has one component for each layer
         labels = labels.max(axis=-1)
     return of_array(labels, scan, path.name)
+
+
+def _called_lung(image: sitk.Image) -> list[tuple[int, int]]:
+    """Layer and label of each segment of a Slicer segmentation that is called lung or lobe, if there are others too."""
+    segments = [key.removesuffix("_Name") for key in image.GetMetaDataKeys() if re.fullmatch(r"Segment\d+_Name", key)]
+    chosen = [one for one in segments if re.search(r"lung|lobe", image.GetMetaData(f"{one}_Name"), re.IGNORECASE)]
+    if len(chosen) == len(segments):
+        return []
+    return [(int(image.GetMetaData(f"{one}_Layer")), int(image.GetMetaData(f"{one}_LabelValue"))) for one in chosen]
 
 
 def of_array(mask: np.ndarray, scan: Scan, name: str) -> LungMask:
     """The lungs in a mask (k, j, i) on the scan's LPS grid, called `name` in messages; labels as in `given`.
 
+    A mask that says how much of a voxel is lung, between 0 and 1, counts from one half on.
+
     Raises:
-        LungError: it is empty.
+        LungError: it is empty, no mask, or larger than any lungs.
     """
+    low, high = mask.min(), mask.max()
+    found = np.unique(mask[::2, ::2, ::2])  # all of them would take seconds
+    labels = found[found != 0]
+    if low >= 0 and high <= 1:
+        mask = mask >= 0.5
+    elif low < 0 or len(labels) > MOST_LABELS or (labels != np.round(labels)).any():
+        raise LungError(
+            f"{name}: an image with values from {low:g} to {high:g}, no mask. Give a mask in which the lungs of "
+            f"{scan.name} are not 0 and all else is."
+        )
     if not mask.any():
         raise LungError(f"{name}: the lung mask is empty. Give a mask in which the lungs of {scan.name} are not 0.")
-    labels = sides(mask, scan.grid)
-    return LungMask(labels, f"given: {name}", plausibility.warnings(labels, scan.grid))
+    ml = float(np.count_nonzero(mask) * scan.grid.voxel_ml)
+    if ml > LARGEST_ML:
+        raise LungError(
+            f"{name}: holds {ml / 1000:.1f} L, more than any lungs. Give a mask in which nothing but the lungs of "
+            f"{scan.name} is not 0."
+        )
+    halves = sides(mask, scan.grid)
+    warnings = plausibility.warnings(halves, scan.grid)
+    if high > 1 and len(labels) > 1 and set(labels) != {RIGHT, LEFT}:
+        taken = ", ".join(f"{label:g}" for label in labels)
+        warnings = (f"All labels of {name} ({taken}) were taken for lung. Check that none is another organ.", *warnings)
+    return LungMask(halves, f"given: {name}", warnings)
 
 
 def lungmask(scan: Scan, progress: Progress = silent) -> LungMask:

@@ -9,7 +9,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from LabelFreeCovidSegLib.errors import DataSetError
-from LabelFreeCovidSegLib.read import FORMATS
+from LabelFreeCovidSegLib.volume import format_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class DataSet:
 
 def stem(path: Path) -> str:
     """The name without what tells the format."""
-    suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), path.suffix)
+    suffix = format_of(path) or path.suffix
     return path.name[: len(path.name) - len(suffix)]
 
 

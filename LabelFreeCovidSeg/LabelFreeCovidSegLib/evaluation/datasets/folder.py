@@ -14,7 +14,7 @@ from typing import Any
 from LabelFreeCovidSegLib.errors import DataSetError
 from LabelFreeCovidSegLib.evaluation.datasets.base import Case, DataSet, Mask, stem
 from LabelFreeCovidSegLib.pictures import ORIENTATIONS
-from LabelFreeCovidSegLib.read import FORMATS
+from LabelFreeCovidSegLib.volume import FORMATS
 
 LAYOUT = """\
   images/ or ct/   NAME.nii.gz, .nrrd, .mha (HU), or NAME.png, .jpg (pictures)
@@ -92,9 +92,10 @@ def _find(described: Description, folder: Path) -> list[Case]:
     for kind, drawn in masks.items():
         lacking = sorted(images.keys() - drawn.keys())
         if lacking and (drawn or kind == "lesions"):
+            way_out = "an empty one says that there is no lesion" if kind == "lesions" else "or move the folder away"
             raise DataSetError(
                 f"{folder / kind}: nothing for {lacking[0]} ({len(lacking)} of {len(images)} cases lack a mask). Give "
-                "each image a mask of the same name; an empty one says that there is no lesion."
+                f"each image a mask of the same name; {way_out}."
             )
     cases = []
     for name, image in images.items():
