@@ -137,8 +137,7 @@ def made_healthy(generator: nn.Module, image: np.ndarray, compute: Compute, prog
     device = torch.device(compute.device)
     generator = generator.to(device)
     made = np.empty_like(image)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         for start in range(0, len(image), SLICES):
             progress(start / len(image), "Making the lungs healthy")
             several = slice(start, start + SLICES)

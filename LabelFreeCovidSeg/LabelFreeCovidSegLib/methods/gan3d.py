@@ -248,7 +248,7 @@ def healthy(
     total = torch.zeros(source.shape, device=device)
     norm = torch.zeros(len(source), 1, 1, device=device)
     slabs = list(cover(tuple(source.shape), canvas, OVERLAP))
-    with torch.inference_mode(), lowered(compute):
+    with torch.inference_mode(), compute.autocast():
         for done, slab in enumerate(slabs):
             progress(done / len(slabs), "Making the lungs healthy")
             total[slab] += weight * generator(source[slab][None, None].to(device), latent)[0, 0].float()
@@ -263,7 +263,7 @@ def segmented(segmenter: nn.Module, image: np.ndarray, compute: Compute, progres
     device = torch.device(compute.device)
     segmenter = segmenter.to(device)
     score = np.empty_like(image)
-    with torch.inference_mode(), lowered(compute):
+    with torch.inference_mode(), compute.autocast():
         for start in range(0, len(image), SLICES):
             progress(start / len(image), "Finding lesions")
             several = slice(start, start + SLICES)
@@ -279,13 +279,6 @@ def still(count: int, canvas: Sequence[int], device: torch.device) -> Tensor:
     from LabelFreeCovidSegLib.networks.dense_unet3d import latent_shape
 
     return torch.zeros(count, *latent_shape(canvas), device=device)
-
-
-def lowered(compute: Compute) -> torch.autocast:
-    """The precision of the networks' own arithmetic."""
-    import torch
-
-    return torch.autocast(torch.device(compute.device).type, torch.bfloat16, enabled=compute.precision == "bfloat16")
 
 
 def build(preset: Preset) -> nn.ModuleDict:

@@ -182,8 +182,7 @@ def probabilities(network: nn.Module, slices: np.ndarray, canvas: Plane, compute
     padding = [(a, extent - n - a) for a, n, extent in zip(before, plane, extents, strict=True)]
     padded = np.pad(slices, [(0, 0), *padding], constant_values=-1.0)
     device = torch.device(compute.device)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         scores = network.to(device)(torch.from_numpy(padded)[:, None].to(device))
         found = scores.float().softmax(dim=1).cpu().numpy()
     j, i = (slice(a, a + n) for a, n in zip(before, plane, strict=True))
