@@ -73,6 +73,10 @@ class Grid:
         origin = np.array(self.origin) + np.array(self.direction).reshape(3, 3) @ corner
         return Grid(tuple(map(int, size)), tuple(map(float, new)), tuple(map(float, origin)), self.direction)
 
+    def with_spacing(self, spacing_mm: tuple[float, float, float]) -> Grid:
+        """The grid with the same axes and another spacing, along (k, j, i), that covers all of this one."""
+        return self.covering(tuple(slice(0, n) for n in self.shape), spacing_mm)
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:

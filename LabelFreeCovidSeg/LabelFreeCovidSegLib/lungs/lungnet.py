@@ -115,7 +115,7 @@ def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]
     levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
     # Their real place in the world would only change the last bits of what follows, from one file format to another.
     blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
-    working = blocks.covering(tuple(slice(0, n) for n in blocks.shape), SPACING_MM)
+    working = blocks.with_spacing(SPACING_MM)
     hu = resample(coarse.hu[levels], blocks, working, outside=AIR_HU)
     air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
     probability = resample(foresee(network, question(hu, air)), working, blocks)

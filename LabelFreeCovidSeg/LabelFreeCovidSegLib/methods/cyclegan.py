@@ -253,7 +253,7 @@ class CycleGAN:
             lesion=(work.paste(lesion, lungs) >= 0.5).astype(np.uint8),
             score=work.paste(score / 2, lungs),
             healthy_hu=scan.hu - work.paste(excess * np.float32((high - low) / 2), lungs),
-            warnings=_shrunk(work.shrunk, self.preset),
+            warnings=_shrunk(spacing[1] / self.preset.spacing_mm[1], self.preset),
         )
 
 

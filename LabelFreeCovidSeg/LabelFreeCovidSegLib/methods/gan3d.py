@@ -21,9 +21,10 @@ import numpy as np
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Grid, Scan
 
 if TYPE_CHECKING:
     import torch
@@ -145,44 +146,23 @@ def window(hu: np.ndarray) -> np.ndarray:
     return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """The lungs of a scan as the networks see them.
-
-    Attributes:
-        box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
-        grid: the working grid over the same box.
-        lungs: (k, j, i) uint8 on `grid`, 1 right, 2 left. hu: (k, j, i) float32.
-    """
-
-    box: tuple[slice, ...]
-    source: Grid
-    grid: Grid
-    lungs: np.ndarray
-    hu: np.ndarray
+class Frame(LungCrop):
+    """The lungs of a scan as the networks see them."""
 
     @classmethod
     def of(cls, scan: Scan, lungs: LungMask, slice_mm: float, canvas: tuple[int, int, int]) -> Frame:
         """Crop a scan to its lungs and stretch both to the canvas, along k to slices of `slice_mm` unless that is 0."""
-        box = bounding_box(lungs.labels > 0)
-        source = scan.grid.covering(box, scan.grid.spacing_mm)
-        stretched = [n * mm / extent for n, mm, extent in zip(source.shape, source.spacing_mm, canvas, strict=True)]
-        grid = source.covering(
-            tuple(slice(0, n) for n in source.shape), (slice_mm or stretched[0], stretched[1], stretched[2])
-        )
-        labels = resample(lungs.labels[box], source, grid, nearest=True)
-        return cls(box, source, grid, labels, resample(scan.hu[box], source, grid, outside=AIR_HU))
+
+        def stretched(source: Grid) -> Grid:
+            k, j, i = (n * mm / extent for n, mm, extent in zip(source.shape, source.spacing_mm, canvas, strict=True))
+            return source.with_spacing((slice_mm or k, j, i))
+
+        return cls.on(stretched, scan, lungs)
 
     @property
     def image(self) -> np.ndarray:
         """(k, j, i) float32 in [0, 1], 0 outside the lungs."""
-        return window(self.hu) * (self.lungs > 0)
-
-    def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
-        """`array` (k, j, i) on the working grid, on the scan's whole grid and 0 outside the lungs."""
-        result = np.zeros(lungs.labels.shape, dtype=np.float32)
-        result[self.box] = resample(array, self.grid, self.source) * (lungs.labels[self.box] > 0)
-        return result
+        return window(self.hu) * self.lung
 
 
 class Gan3D:

@@ -153,8 +153,7 @@ class DomainAdaptation:
     def _probabilities(self, scan: Scan, slab: tuple[slice, ...], compute: Compute) -> np.ndarray:
         """Of each class in a slab of the scan, on the scan's grid: (4, k, j, i) float32."""
         source = scan.grid.covering(slab, scan.grid.spacing_mm)
-        whole = tuple(slice(0, n) for n in source.shape)
-        grid = source.covering(whole, (source.spacing_mm[0], *self.preset.spacing_mm[1:]))
+        grid = source.with_spacing((source.spacing_mm[0], *self.preset.spacing_mm[1:]))
         slices = window(resample(scan.hu[slab], source, grid, outside=AIR_HU))
         found = probabilities(self.network, slices, self.preset.canvas, compute)
         return np.stack([resample(one, grid, source) for one in found])

@@ -152,7 +152,7 @@ class Chest:
         around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
         box = bounding_box(lungs > 0, (0, *around))
         source = scan.grid.covering(box, scan.grid.spacing_mm)
-        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+        grid = source.with_spacing(spacing_mm)
         return cls(box, source, grid, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU)
 
     def hu(self, scan: Scan) -> np.ndarray:

@@ -41,7 +41,7 @@ def healthy_blocks(listed: ListedScan, spacing_mm: Lengths, bright_hu: float) ->
     margin = tuple(int(np.ceil(KEPT_AROUND_MM / size)) for size in scan.grid.spacing_mm)
     box = bounding_box(lung, margin)
     source = scan.grid.covering(box, scan.grid.spacing_mm)
-    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+    grid = source.with_spacing(spacing_mm)
     hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
     lung = resample(lung[box].astype(np.uint8), source, grid, nearest=True) > 0
     kept = ndimage.distance_transform_edt(~lung, sampling=spacing_mm) <= KEPT_AROUND_MM

@@ -53,7 +53,7 @@ def blocks(listed: ListedScan, preset: recipes.Preset) -> list[dict[str, np.ndar
     refuse_patient(listed)
     scan = read(listed.path)
     labels = find_lungs(scan, "classical").labels
-    grid = scan.grid.covering(tuple(slice(0, n) for n in scan.grid.shape), preset.spacing_mm)
+    grid = scan.grid.with_spacing(preset.spacing_mm)
     hu = resample(scan.hu, scan.grid, grid, outside=AIR_HU)
     labels = resample(labels, scan.grid, grid, nearest=True)
     known = np.ones(labels.shape, dtype=np.uint8)

@@ -146,7 +146,7 @@ def slab_blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray
     # Not the lung network: a network must not learn from what another one made of these scans.
     lungs = find_lungs(scan, "classical")
     frame = Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
-    sides = np.where(np.isin(frame.lungs, SIDES[listed.lungs]), frame.lungs, 0).astype(np.uint8)
+    sides = np.where(np.isin(frame.sides, SIDES[listed.lungs]), frame.sides, 0).astype(np.uint8)
     arrays = {
         "hu": (4 * np.round(np.clip(frame.hu, AIR_HU, 1500.0) / 4)).astype(np.int16),
         "ill" if listed.covid else "healthy": sides,
