@@ -122,6 +122,12 @@ class Scan:
         return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
 
 
+def windowed(hu: np.ndarray, window_hu: tuple[float, float], values: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+    """HU -> `values`: a straight line over `window_hu`, clipped at its ends."""
+    (low, high), (least, most) = window_hu, values
+    return np.clip((hu - np.float32(low)) / np.float32((high - low) / (most - least)) + least, least, most)
+
+
 def resample(
     array: np.ndarray, source: Grid, target: Grid, *, outside: float = 0.0, nearest: bool = False
 ) -> np.ndarray:

@@ -23,7 +23,7 @@ from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, o
 from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 from LabelFreeCovidSegLib.progress import Progress, part, silent
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample, windowed
 
 NAME = "lungnet"
 SPACING_MM = (4.0, 4.0, 4.0)
@@ -54,8 +54,7 @@ def build() -> ResUNet:
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-1024, 276] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
 def question(hu: np.ndarray, air: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.scan import Scan, windowed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,8 +121,7 @@ PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [-1, 1] over [-800, 100] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32((high - low) / 2) - 1, -1.0, 1.0)
+    return windowed(hu, WINDOW_HU, (-1.0, 1.0))
 
 
 def shown(hu: np.ndarray, lung: np.ndarray, background: float) -> np.ndarray:

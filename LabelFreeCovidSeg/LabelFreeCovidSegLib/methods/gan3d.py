@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Grid, Scan
+from LabelFreeCovidSegLib.scan import Grid, Scan, windowed
 
 if TYPE_CHECKING:
     import torch
@@ -142,8 +142,7 @@ PRESETS = {
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-1000, 400] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
 class Frame(LungCrop):

@@ -23,7 +23,7 @@ from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths, box_mean, close, dilate
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.scan import Scan, windowed
 from LabelFreeCovidSegLib.synthesis import ABLATIONS, FINAL, UNIT_MM, V2, WITH_CONSOLIDATION, LesionModel
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ Calibration = Sequence[Sequence[float]]
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-800, 100] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
 def recognised(probabilities: Sequence[np.ndarray]) -> np.ndarray:

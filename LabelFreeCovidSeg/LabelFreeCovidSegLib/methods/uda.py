@@ -21,7 +21,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress
-from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample, windowed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,8 +107,7 @@ ABLATIONS = {
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [-1, 1] over [-1000, 400] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32((high - low) / 2) - 1, -1.0, 1.0)
+    return windowed(hu, WINDOW_HU, (-1.0, 1.0))
 
 
 def build(preset: Preset) -> Segmenter:
