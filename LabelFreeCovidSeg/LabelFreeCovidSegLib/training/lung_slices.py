@@ -23,7 +23,7 @@ from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan
 from LabelFreeCovidSegLib.training import clahe, recipes
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.domains import BRIGHTEST_HU, Chest
+from LabelFreeCovidSegLib.training.domains import BRIGHTEST_HU, ChestCrop
 from LabelFreeCovidSegLib.training.healthy import free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -63,7 +63,7 @@ def whole_blocks(listed: ListedScan, spacing_mm: Lengths) -> list[dict[str, np.n
     """Read a scan, keep whole slices for equalised pictures, and leave those with focal findings out."""
     scan = read(listed.path)
     lungs = _lungs(scan).labels
-    chest = Chest.of(scan, lungs, spacing_mm, whole=True)
+    chest = ChestCrop.of(scan, lungs, spacing_mm, whole=True)
     return _free(listed, scan, chest.box[0].start, chest.hu(scan), chest.labels(lungs), spacing_mm[0])
 
 
@@ -82,7 +82,7 @@ def _free(
     return [block for block in cut if any(block[kind].any() for kind in block.keys() - {"hu"})]
 
 
-class Domains:
+class SliceDomains:
     """Healthy and infected slices to draw, each decided by its seed alone.
 
     Args:

@@ -96,7 +96,7 @@ def _chosen(sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return sides > 0
 
 
-class Domains:
+class SlabDomains:
     """Healthy and ill scans to draw slabs from.
 
     Args:
