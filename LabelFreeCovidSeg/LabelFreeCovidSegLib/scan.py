@@ -47,6 +47,12 @@ class Grid:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.spacing)) / 1000.0
 
+    @property
+    def corners(self) -> np.ndarray:
+        """Centres of the eight outermost voxels, (8, 3) in LPS millimetres."""
+        ends = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.size) - 1) * np.array(self.spacing)
+        return np.array(self.origin) + ends @ np.array(self.direction).reshape(3, 3).T
+
     def image(self, array: np.ndarray) -> sitk.Image:
         """`array` (k, j, i) as an image on this grid."""
         import SimpleITK as sitk

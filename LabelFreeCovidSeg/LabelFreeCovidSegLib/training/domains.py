@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from LabelFreeCovidSegLib.lungs import find_lungs
-from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
-from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.lungs.morphology import Spacing
 from LabelFreeCovidSegLib.lungs.planar import LEAST_SHARE
 from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.training import clahe
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.healthy import BRIGHTEST_HU, cached, free_slices, unknown
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
@@ -31,8 +30,6 @@ from LabelFreeCovidSegLib.training.variety import varied
 
 SLAB_MM = 36.0
 """Lesions are drawn in a slab of this height, of which the middle slice is kept."""
-BRIGHTEST_HU = 1500.0
-"""Kept of a chest; windows end far below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +142,7 @@ class ChestCrop:
     def hu(self, scan: Scan) -> np.ndarray:
         """On the working grid, (k, j, i) int16."""
         hu = resample(scan.hu[self.box], self.source, self.grid, outside=AIR_HU)
-        return (4 * np.round(np.clip(hu, AIR_HU, self.brightest_hu) / 4)).astype(np.int16)
+        return cached(hu, self.brightest_hu)
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
         """Labels (k, j, i) uint8 on the scan's grid, brought onto the working grid."""
@@ -159,9 +156,7 @@ def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -
         sides: (k, j, i) uint8, 1 right and 2 left lung.
     """
     labels = np.where(sides > 0, LUNG, 0).astype(np.uint8)
-    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
-        if side not in healthy:
-            labels[distance(sides == side, spacing_mm) < distance(sides == other, spacing_mm)] = UNKNOWN
+    labels[unknown(sides, healthy, spacing_mm)] = UNKNOWN
     return labels
 
 
