@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from LabelFreeCovidSegLib import __version__, device, lungs, output, search, segment_file, store
 from LabelFreeCovidSegLib.errors import CancelledError, LabelFreeCovidSegError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
-from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.progress import Progress, part, titled
 from LabelFreeCovidSegLib.segment_file import Choices
 from LabelFreeCovidSegLib.session import Session
 
@@ -153,7 +153,7 @@ def _run(jobs: Sequence[_Job], out: Path, choices: Choices, made_with: Sequence[
     for number, job in enumerate(waiting):
         _write_table_if_possible(out, rows.values())
         title = f"Scan {len(jobs) - len(waiting) + number + 1} of {len(jobs)}"
-        its_part = part(_titled(progress, title), number / len(waiting), (number + 1) / len(waiting))
+        its_part = part(titled(progress, title), number / len(waiting), (number + 1) / len(waiting))
         rows[job.path] = _try(job, choices, finished, session, its_part)
     with session.last_step():
         write_table(out, rows.values())
@@ -219,10 +219,6 @@ class _Finished:
 
 def _made_with(choices: Choices) -> tuple[str, ...]:
     return __version__, choices.method, base.load(choices.method).weights, lungs.label(choices.lungs)
-
-
-def _titled(progress: Progress, title: str) -> Progress:
-    return lambda fraction, phase: progress(fraction, f"{title}: {phase}")
 
 
 def _try(job: _Job, choices: Choices, finished: _Finished, session: Session, progress: Progress) -> Row:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -16,6 +20,13 @@ class Compute:
 
     device: str = "cpu"
     precision: str = "float32"
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a network's own arithmetic has this precision."""
+        import torch
+
+        device = torch.device(self.device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Compute:

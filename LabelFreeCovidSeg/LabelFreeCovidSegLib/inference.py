@@ -54,8 +54,7 @@ def predict_tiles(
     total = torch.zeros(padded, dtype=torch.float32, device=device)
     norm = torch.zeros_like(total)
     tiles = [tile for tile in cover(tuple(padded), window, OVERLAP) if lung[tile].any()]
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         for done in range(0, len(tiles), BATCH):
             progress(done / len(tiles), "Finding lesions")
             some = tiles[done : done + BATCH]

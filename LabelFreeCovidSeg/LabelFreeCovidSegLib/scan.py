@@ -47,6 +47,12 @@ class Grid:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.spacing)) / 1000.0
 
+    @property
+    def corners(self) -> np.ndarray:
+        """Centres of the eight outermost voxels, (8, 3) in LPS millimetres."""
+        ends = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.size) - 1) * np.array(self.spacing)
+        return np.array(self.origin) + ends @ np.array(self.direction).reshape(3, 3).T
+
     def image(self, array: np.ndarray) -> sitk.Image:
         """`array` (k, j, i) as an image on this grid."""
         import SimpleITK as sitk
@@ -72,6 +78,10 @@ class Grid:
         corner = lower * old + (new - old) / 2
         origin = np.array(self.origin) + np.array(self.direction).reshape(3, 3) @ corner
         return Grid(tuple(map(int, size)), tuple(map(float, new)), tuple(map(float, origin)), self.direction)
+
+    def with_spacing(self, spacing_mm: tuple[float, float, float]) -> Grid:
+        """The grid with the same axes and another spacing, along (k, j, i), that covers all of this one."""
+        return self.covering(tuple(slice(0, n) for n in self.shape), spacing_mm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +126,12 @@ class Scan:
         import SimpleITK as sitk
 
         return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
+
+
+def windowed(hu: np.ndarray, window_hu: tuple[float, float], values: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+    """HU -> `values`: a straight line over `window_hu`, clipped at its ends."""
+    (low, high), (least, most) = window_hu, values
+    return np.clip((hu - np.float32(low)) / np.float32((high - low) / (most - least)) + least, least, most)
 
 
 def resample(

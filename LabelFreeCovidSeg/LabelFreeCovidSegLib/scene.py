@@ -294,14 +294,7 @@ def _percent(values: np.ndarray) -> np.ndarray:
 def _same(one: Grid, other: Grid) -> bool:
     """Whether all voxel centres coincide to within a twentieth of a voxel (NIfTI rounds to float32)."""
     tolerance_mm = 0.05 * min(other.spacing)
-    return one.size == other.size and np.allclose(_corners(one), _corners(other), rtol=0, atol=tolerance_mm)
-
-
-def _corners(grid: Grid) -> np.ndarray:
-    """Centres of the eight corner voxels, (8, 3) LPS millimetres."""
-    extent = (np.array(grid.size) - 1) * np.array(grid.spacing)
-    steps = np.array(list(np.ndindex(2, 2, 2))) * extent
-    return np.array(grid.origin) + steps @ np.array(grid.direction).reshape(3, 3).T
+    return one.size == other.size and np.allclose(one.corners, other.corners, rtol=0, atol=tolerance_mm)
 
 
 @contextmanager

@@ -84,14 +84,14 @@ def gan3d_stages(method: gan3d.Gan3D, scan: Scan, lungs: LungMask) -> tuple[Stag
     preset = method.preset
     frame = gan3d.Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
     made = gan3d.healthy(method.networks["generator"], frame.image, preset.canvas, COMPUTE, silent)
-    taken = gan3d.removed(frame.image, made) * (frame.lungs > 0)
+    taken = gan3d.removed(frame.image, made) * frame.lung
     score = taken
     if preset.segmenter:
-        score = gan3d.segmented(method.networks["segmenter"], frame.image, COMPUTE, silent) * (frame.lungs > 0)
+        score = gan3d.segmented(method.networks["segmenter"], frame.image, COMPUTE, silent) * frame.lung
     return {
         "CT, -1000 to 400 HU": gan3d.window(frame.hu),
-        "Lungs": frame.lungs > 0,
-        "Made healthy": made * (frame.lungs > 0),
+        "Lungs": frame.lung,
+        "Made healthy": made * frame.lung,
         "Taken away": taken,
         "Score of the slice network": score,
         "Lesions": preset.threshold.lesion(score),

@@ -10,10 +10,10 @@ from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods import base, uda
 from LabelFreeCovidSegLib.networks.doubt_critic import DoubtCritic
 from LabelFreeCovidSegLib.networks.prototypes import Prototypes, likeness, prototypes
-from LabelFreeCovidSegLib.training import domains, recipes
+from LabelFreeCovidSegLib.training import domains, recipes, variety
 from LabelFreeCovidSegLib.training.adaptation import advent, intrada, minent, self_ensembling, ssl
-from LabelFreeCovidSegLib.training.domains import turned
 from LabelFreeCovidSegLib.training.uda import BothDomains, SourceOnly
+from LabelFreeCovidSegLib.training.variety import turned
 from scipy import ndimage
 
 ROWS = ("source-only", "target-only", "minent", "advent", "intrada", "self-ensembling", "ssl")
@@ -384,7 +384,7 @@ def test_superpixels_repeat_cover_the_slice_and_stop_at_edges():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_an_episode_shows_the_same_piece_of_the_body_twice(seed, monkeypatch):
-    monkeypatch.setattr(domains, "VARIETY", replace(domains.VARIETY, gamma=(1.0, 1.0)))
+    monkeypatch.setattr(variety, "VARIETY", replace(variety.VARIETY, gamma=(1.0, 1.0)))
     ramp = np.linspace(-900, 390, 96).astype(np.int16) * np.ones((1, 48, 1), np.int16)  # a grey says where it is
     preset = replace(TINY, canvas=(96, 144))
     views, pieces = ssl.episode(domains.Slices.of([{"hu": ramp}]), preset, np.random.SeedSequence(seed))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training.calibrate import KNOTS, calibrate, curve, expected_error
-from LabelFreeCovidSegLib.training.crops import Lung, views
+from LabelFreeCovidSegLib.training.crops import Blocks, views
 
 
 def drawn(size=20_000, seed=0):
@@ -58,7 +58,7 @@ def lung():
     """Black lung without a vessel: whatever is bright is lesion."""
     inside = np.zeros((30, 60, 60), np.uint8)
     inside[2:-2, 4:-4, 4:-4] = 1
-    return Lung.of([{"hu": np.full(inside.shape, -900, np.int16), "lung": inside}])
+    return Blocks.of([{"hu": np.full(inside.shape, -900, np.int16), "lung": inside}])
 
 
 TINY = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0), crop=(16, 32, 32), channels=(4, 8, 8))

@@ -238,7 +238,7 @@ def test_slices_lie_in_the_middle_of_the_canvas_and_return_to_their_place():
     scan, lungs, _ = chest()
     work = LungSlices.of(scan, lungs, MM4, 64)
     assert work.sides.shape == work.hu.shape == (19, 64, 64)
-    assert work.shrunk == 1
+    assert work.grid.spacing_mm == MM4
     for axis in (1, 2):
         filled = np.flatnonzero(work.lung.any(axis=(0, 3 - axis)))
         assert abs(filled[0] - (63 - filled[-1])) <= 2
@@ -249,7 +249,7 @@ def test_lungs_wider_than_the_canvas_are_shrunk_and_never_cut():
     scan, lungs, lesion = chest(-450.0)
     work = LungSlices.of(scan, lungs, MM4, 32)
     widest_mm = 2.5 * np.ptp(np.flatnonzero(lungs.labels.any(axis=(0, 1)))) + 2.5
-    assert work.shrunk == pytest.approx(widest_mm / 128)
+    assert work.grid.spacing_mm[1] == pytest.approx(4 * widest_mm / 128)
     assert dice(work.paste(work.lung, lungs) >= 0.5, lungs.labels > 0) > 0.95
     found = predict(scan, lungs, preset=replace(TINY, side=32))
     assert dice(found.lesion > 0, lesion) > 0.8

@@ -16,7 +16,7 @@ from LabelFreeCovidSegLib.training import cyclegan as recipe
 from LabelFreeCovidSegLib.training.cycle import History, generated, judging_loss
 from LabelFreeCovidSegLib.training.cyclegan import CycleGANTrainee, shifted
 from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
-from LabelFreeCovidSegLib.training.lung_slices import Domains, placed
+from LabelFreeCovidSegLib.training.lung_slices import SliceDomains, placed
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from torch import nn
 
@@ -215,7 +215,7 @@ def seeds(count):
 
 def test_infected_slices_are_of_patients_or_planted_and_healthy_ones_of_neither():
     # In the toy's HU nobody is breathed out further than -740, where patients begin.
-    domains = Domains(TINY, [[block(hu=-980)], [block("ill", hu=0)]])
+    domains = SliceDomains(TINY, [[block(hu=-980)], [block("ill", hu=0)]])
     infected = [domains.infected(seed) for seed in seeds(24)]
     patients = [np.median(s.hu[s.lung]) >= 0 for s in infected]
     assert 4 <= sum(patients) <= 20
@@ -232,7 +232,7 @@ def test_infected_slices_are_of_patients_or_planted_and_healthy_ones_of_neither(
 
 
 def test_without_patients_every_infected_slice_is_planted():
-    domains = Domains(TINY, [[block(hu=-980)]])
+    domains = SliceDomains(TINY, [[block(hu=-980)]])
     slices = [domains.infected(seed) for seed in seeds(8)]
     assert any(s.lesion.any() for s in slices)
     assert all(np.median(s.hu[s.lung & ~s.lesion]) < -500 for s in slices if (s.lung & ~s.lesion).any())
@@ -376,7 +376,7 @@ def test_for_equalised_pictures_whole_slices_are_cached(tmp_path, monkeypatch):
 
 
 def test_slices_of_equalised_pictures_lie_on_the_canvas_with_their_lungs_in_the_middle():
-    domains = Domains(EQUALISED, [[whole()], [whole("ill", hu=-700)]])
+    domains = SliceDomains(EQUALISED, [[whole()], [whole("ill", hu=-700)]])
     for draw in (domains.healthy, domains.infected, domains.planted):
         for one, again in zip(map(draw, seeds(4)), map(draw, seeds(4)), strict=True):
             np.testing.assert_array_equal(one.hu, again.hu)
@@ -389,7 +389,7 @@ def test_slices_of_equalised_pictures_lie_on_the_canvas_with_their_lungs_in_the_
 
 
 def test_planted_lesions_of_equalised_pictures_are_brighter_than_the_lung_around_them():
-    domains = Domains(EQUALISED, [[whole()]])
+    domains = SliceDomains(EQUALISED, [[whole()]])
     ill = [s for s in map(domains.planted, seeds(8)) if s.lesion.any()]
     assert ill
     assert all(np.median(s.hu[s.lesion]) > np.median(s.hu[s.lung & ~s.lesion]) for s in ill)

@@ -20,7 +20,7 @@ from LabelFreeCovidSegLib.training.gan3d import PRESETS, Gan3DTrainee, trainee
 from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
 from LabelFreeCovidSegLib.training.perlin import blotched, lattice_noise, noise_plane
 from LabelFreeCovidSegLib.training.pseudo import pseudo_slices
-from LabelFreeCovidSegLib.training.slabs import Domains
+from LabelFreeCovidSegLib.training.slabs import SlabDomains
 from torch import nn
 
 TINY = replace(
@@ -227,7 +227,7 @@ def run(learner, share, watch=lambda name, loss: None):
 
 
 def test_a_slab_is_a_random_part_of_the_lungs_and_nothing_else():
-    domains = Domains(TINY, [HEALTHY])
+    domains = SlabDomains(TINY, [HEALTHY])
     slabs = [domains.healthy(np.random.SeedSequence(n)) for n in range(40)]
     heights = {int(slab.lung.any(axis=(1, 2)).sum()) for slab in slabs}
     assert min(heights) >= 6
@@ -242,16 +242,16 @@ def test_a_slab_is_a_random_part_of_the_lungs_and_nothing_else():
 
 
 def test_ill_slabs_are_of_patients_or_of_healthy_lungs_made_ill():
-    domains = Domains(TINY, [HEALTHY, ILL])
+    domains = SlabDomains(TINY, [HEALTHY, ILL])
     slabs = [domains.ill(np.random.SeedSequence(n)) for n in range(40)]
     synthetic = sum(slab.lesion.any() for slab in slabs)
     assert 5 < synthetic < 30
-    none = Domains(TINY, [HEALTHY])
+    none = SlabDomains(TINY, [HEALTHY])
     assert sum(none.ill(np.random.SeedSequence(n)).lesion.any() for n in range(40)) > synthetic
 
 
 def test_synthetic_lesions_are_brighter_than_the_lung_around():
-    domains = Domains(TINY, [HEALTHY])
+    domains = SlabDomains(TINY, [HEALTHY])
     slabs = [domains.infected(np.random.SeedSequence(n)) for n in range(20)]
     inside = np.concatenate([slab.hu[slab.lesion] for slab in slabs])
     around = np.concatenate([slab.hu[slab.lung & ~slab.lesion] for slab in slabs])

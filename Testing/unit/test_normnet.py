@@ -48,7 +48,7 @@ def made_work():
     """A bright ball in a lung that fills the array, already on the working grid."""
     grid = Grid(SHAPE, UNIT_MM[::-1], (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
     box = tuple(slice(0, n) for n in SHAPE)
-    return normnet.Working(box, grid, grid, np.ones(SHAPE, bool), (900 * ball(8) * 0.8 - 800).astype(np.float32))
+    return normnet.Working(box, grid, grid, np.ones(SHAPE, np.uint8), (900 * ball(8) * 0.8 - 800).astype(np.float32))
 
 
 def test_tau_is_a_third():

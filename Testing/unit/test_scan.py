@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample, windowed
 
 SPACING = (0.7, 0.8, 2.5)
 ORIGIN = (10.0, -20.0, 33.0)
@@ -152,6 +152,18 @@ def test_resampling_keeps_a_linear_ramp_and_its_place():
     got = resample(ramp, grid, fine)
     place = fine.image(got).TransformIndexToPhysicalPoint((2, 3, 5))
     assert got[5, 3, 2] == pytest.approx(3 * place[0] + 10 * place[2], abs=1e-3)
+
+
+def test_corners_are_the_centres_of_the_outermost_voxels():
+    quarter_turn = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # i runs along y, j against x
+    grid = Grid((3, 2, 5), (2.0, 3.0, 1.0), (10.0, 20.0, 30.0), quarter_turn)
+    assert sorted(map(tuple, grid.corners)) == list(itertools.product((7.0, 10.0), (20.0, 24.0), (30.0, 34.0)))
+
+
+def test_a_window_ends_where_its_values_do():
+    hu = np.array([-1024, -800, -575, 100, 3000], np.float32)
+    np.testing.assert_array_equal(windowed(hu, (-800.0, 100.0)), np.float32([0, 0, 0.25, 1, 1]))
+    np.testing.assert_array_equal(windowed(hu, (-800.0, 100.0), (-1.0, 1.0)), np.float32([-1, -1, -0.5, 1, 1]))
 
 
 def test_beyond_the_source_stands_the_value_for_outside():

@@ -12,8 +12,9 @@ from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.training import domains, scanlist
 from LabelFreeCovidSegLib.training import uda as recipe
-from LabelFreeCovidSegLib.training.domains import Slices, framed, labelled, unlabelled, varied
+from LabelFreeCovidSegLib.training.domains import Slices, labelled, unlabelled
 from LabelFreeCovidSegLib.training.pneumonia import infect
+from LabelFreeCovidSegLib.training.variety import framed, varied
 
 SPACING_MM = (4.0, 3.0, 3.0)
 CANVAS = (64, 80)

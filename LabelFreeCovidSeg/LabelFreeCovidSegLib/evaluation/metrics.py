@@ -65,11 +65,6 @@ class Counts:
         """Specificity, tn / (tn + fp); NaN if everything is lesion."""
         return self.tn / (self.tn + self.fp) if self.tn + self.fp else NAN
 
-    @property
-    def acc(self) -> float:
-        """Accuracy, the share that is right."""
-        return (self.tp + self.tn) / (self.tp + self.fp + self.fn + self.tn)
-
 
 def areas_under_curves(score: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Area under the ROC curve, and average precision, of scores (n,) for labels (n,) bool.

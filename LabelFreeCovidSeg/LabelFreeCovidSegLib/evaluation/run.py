@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.evaluation.datasets import Case, DataSet
 from LabelFreeCovidSegLib.evaluation.protocols import PROTOCOLS, Protocol, Unit
 from LabelFreeCovidSegLib.evaluation.tables import Row, Table
 from LabelFreeCovidSegLib.methods import base
-from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.progress import Progress, part, titled
 from LabelFreeCovidSegLib.segment_file import Choices
 from LabelFreeCovidSegLib.session import Session
 
@@ -138,7 +138,7 @@ def run(plan: Plan, out: Path, session: Session) -> tuple[list[Table], dict[str,
         share = part(progress, 0.98 * number / len(tasks), 0.98 * (number + 1) / len(tasks))
         name = f"{task.data.name}/{task.method}/{task.case.name}"
         try:
-            measured = _measured(task, plan, weights[task.method], out, session, _titled(share, name))
+            measured = _measured(task, plan, weights[task.method], out, session, titled(share, name))
             finished.append(Finished(task, measured))
         except (CancelledError, OutputError):
             raise
@@ -179,10 +179,6 @@ def _tasks(plan: Plan) -> Iterator[Task]:
             )
         cases = data.open(folder)
         yield from (Task(data, case, method) for method in plan.methods for case in cases)
-
-
-def _titled(progress: Progress, title: str) -> Progress:
-    return lambda fraction, phase: progress(fraction, f"{title}: {phase}")
 
 
 def _measured(task: Task, plan: Plan, weights: str, out: Path, session: Session, progress: Progress) -> Measured:

@@ -16,9 +16,10 @@ from LabelFreeCovidSegLib.methods.adaptation import target_only
 from LabelFreeCovidSegLib.methods.uda import Preset
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.training import uda
-from LabelFreeCovidSegLib.training.domains import Slices, chest_blocks, varied
+from LabelFreeCovidSegLib.training.domains import Slices, chest_blocks
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan, refuse_patient
 from LabelFreeCovidSegLib.training.uda import SourceOnly
+from LabelFreeCovidSegLib.training.variety import varied
 
 PRESETS = {"small": target_only.PRESETS["small"], **target_only.PRESETS}
 CITATION = target_only.CARD.citation

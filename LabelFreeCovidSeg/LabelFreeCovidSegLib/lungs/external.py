@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -129,13 +128,7 @@ def coincide(one: Grid, other: Grid) -> bool:
     """Whether two grids have the same size and no corner of theirs is half a voxel or more apart."""
     if one.size != other.size:
         return False
-    return bool(np.abs(corners(one) - corners(other)).max() < 0.5 * min(other.spacing))
-
-
-def corners(grid: Grid) -> np.ndarray:
-    """The centres of the eight outermost voxels, (8, 3) in LPS millimetres."""
-    ends = np.array(list(itertools.product(*((0, n - 1) for n in grid.size)))) * np.array(grid.spacing)
-    return ends @ np.array(grid.direction).reshape(3, 3).T + np.array(grid.origin)
+    return bool(np.abs(one.corners - other.corners).max() < 0.5 * min(other.spacing))
 
 
 def summary(grid: Grid) -> str:

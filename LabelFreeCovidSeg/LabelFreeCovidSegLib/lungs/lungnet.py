@@ -23,7 +23,7 @@ from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, o
 from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 from LabelFreeCovidSegLib.progress import Progress, part, silent
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample, windowed
 
 NAME = "lungnet"
 SPACING_MM = (4.0, 4.0, 4.0)
@@ -54,8 +54,7 @@ def build() -> ResUNet:
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-1024, 276] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
 def question(hu: np.ndarray, air: np.ndarray) -> np.ndarray:
@@ -115,7 +114,7 @@ def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]
     levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
     # Their real place in the world would only change the last bits of what follows, from one file format to another.
     blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
-    working = blocks.covering(tuple(slice(0, n) for n in blocks.shape), SPACING_MM)
+    working = blocks.with_spacing(SPACING_MM)
     hu = resample(coarse.hu[levels], blocks, working, outside=AIR_HU)
     air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
     probability = resample(foresee(network, question(hu, air)), working, blocks)

@@ -14,7 +14,7 @@ import numpy as np
 from LabelFreeCovidSegLib.errors import WeightsError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.methods.base import JOINT, Card, Method, Prediction
-from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.progress import Progress, part, titled
 
 if TYPE_CHECKING:
     from LabelFreeCovidSegLib.device import Compute
@@ -67,7 +67,7 @@ class Consensus:
         warnings: list[str] = []
         uncalibrated: list[str] = []
         for number, method in enumerate(self.methods):
-            its_part = _titled(part(progress, number / count, (number + 1) / count), method.card.title)
+            its_part = titled(part(progress, number / count, (number + 1) / count), method.card.title)
             found = method.predict(scan, lungs, compute, its_part)
             votes += found.lesion > 0
             warnings += [f"{method.card.title}: {warning}" for warning in found.warnings]
@@ -90,10 +90,6 @@ class Consensus:
             calibrated=total is not None,
             agreement=agreement,
         )
-
-
-def _titled(progress: Progress, title: str) -> Progress:
-    return lambda fraction, phase: progress(fraction, f"{title}: {phase}")
 
 
 def load(names: Sequence[str]) -> Consensus:

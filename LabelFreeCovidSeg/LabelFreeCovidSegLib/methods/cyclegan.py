@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.scan import Scan, windowed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,8 +121,7 @@ PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [-1, 1] over [-800, 100] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32((high - low) / 2) - 1, -1.0, 1.0)
+    return windowed(hu, WINDOW_HU, (-1.0, 1.0))
 
 
 def shown(hu: np.ndarray, lung: np.ndarray, background: float) -> np.ndarray:
@@ -137,8 +136,7 @@ def made_healthy(generator: nn.Module, image: np.ndarray, compute: Compute, prog
     device = torch.device(compute.device)
     generator = generator.to(device)
     made = np.empty_like(image)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         for start in range(0, len(image), SLICES):
             progress(start / len(image), "Making the lungs healthy")
             several = slice(start, start + SLICES)
@@ -254,7 +252,7 @@ class CycleGAN:
             lesion=(work.paste(lesion, lungs) >= 0.5).astype(np.uint8),
             score=work.paste(score / 2, lungs),
             healthy_hu=scan.hu - work.paste(excess * np.float32((high - low) / 2), lungs),
-            warnings=_shrunk(work.shrunk, self.preset),
+            warnings=_shrunk(spacing[1] / self.preset.spacing_mm[1], self.preset),
         )
 
 

@@ -21,9 +21,10 @@ import numpy as np
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Grid, Scan, windowed
 
 if TYPE_CHECKING:
     import torch
@@ -142,48 +143,26 @@ PRESETS = {
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-1000, 400] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """The lungs of a scan as the networks see them.
-
-    Attributes:
-        box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
-        grid: the working grid over the same box.
-        lungs: (k, j, i) uint8 on `grid`, 1 right, 2 left. hu: (k, j, i) float32.
-    """
-
-    box: tuple[slice, ...]
-    source: Grid
-    grid: Grid
-    lungs: np.ndarray
-    hu: np.ndarray
+class Frame(LungCrop):
+    """The lungs of a scan as the networks see them."""
 
     @classmethod
     def of(cls, scan: Scan, lungs: LungMask, slice_mm: float, canvas: tuple[int, int, int]) -> Frame:
         """Crop a scan to its lungs and stretch both to the canvas, along k to slices of `slice_mm` unless that is 0."""
-        box = bounding_box(lungs.labels > 0)
-        source = scan.grid.covering(box, scan.grid.spacing_mm)
-        stretched = [n * mm / extent for n, mm, extent in zip(source.shape, source.spacing_mm, canvas, strict=True)]
-        grid = source.covering(
-            tuple(slice(0, n) for n in source.shape), (slice_mm or stretched[0], stretched[1], stretched[2])
-        )
-        labels = resample(lungs.labels[box], source, grid, nearest=True)
-        return cls(box, source, grid, labels, resample(scan.hu[box], source, grid, outside=AIR_HU))
+
+        def stretched(source: Grid) -> Grid:
+            k, j, i = (n * mm / extent for n, mm, extent in zip(source.shape, source.spacing_mm, canvas, strict=True))
+            return source.with_spacing((slice_mm or k, j, i))
+
+        return cls.on(stretched, scan, lungs)
 
     @property
     def image(self) -> np.ndarray:
         """(k, j, i) float32 in [0, 1], 0 outside the lungs."""
-        return window(self.hu) * (self.lungs > 0)
-
-    def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
-        """`array` (k, j, i) on the working grid, on the scan's whole grid and 0 outside the lungs."""
-        result = np.zeros(lungs.labels.shape, dtype=np.float32)
-        result[self.box] = resample(array, self.grid, self.source) * (lungs.labels[self.box] > 0)
-        return result
+        return window(self.hu) * self.lung
 
 
 class Gan3D:
@@ -249,7 +228,7 @@ def healthy(
     total = torch.zeros(source.shape, device=device)
     norm = torch.zeros(len(source), 1, 1, device=device)
     slabs = list(cover(tuple(source.shape), canvas, OVERLAP))
-    with torch.inference_mode(), lowered(compute):
+    with torch.inference_mode(), compute.autocast():
         for done, slab in enumerate(slabs):
             progress(done / len(slabs), "Making the lungs healthy")
             total[slab] += weight * generator(source[slab][None, None].to(device), latent)[0, 0].float()
@@ -264,7 +243,7 @@ def segmented(segmenter: nn.Module, image: np.ndarray, compute: Compute, progres
     device = torch.device(compute.device)
     segmenter = segmenter.to(device)
     score = np.empty_like(image)
-    with torch.inference_mode(), lowered(compute):
+    with torch.inference_mode(), compute.autocast():
         for start in range(0, len(image), SLICES):
             progress(start / len(image), "Finding lesions")
             several = slice(start, start + SLICES)
@@ -280,13 +259,6 @@ def still(count: int, canvas: Sequence[int], device: torch.device) -> Tensor:
     from LabelFreeCovidSegLib.networks.dense_unet3d import latent_shape
 
     return torch.zeros(count, *latent_shape(canvas), device=device)
-
-
-def lowered(compute: Compute) -> torch.autocast:
-    """The precision of the networks' own arithmetic."""
-    import torch
-
-    return torch.autocast(torch.device(compute.device).type, torch.bfloat16, enabled=compute.precision == "bfloat16")
 
 
 def build(preset: Preset) -> nn.ModuleDict:

@@ -20,9 +20,10 @@ from scipy import ndimage
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths, box_mean, close, dilate
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Scan, windowed
 from LabelFreeCovidSegLib.synthesis import ABLATIONS, FINAL, UNIT_MM, V2, WITH_CONSOLIDATION, LesionModel
 
 if TYPE_CHECKING:
@@ -168,8 +169,7 @@ Calibration = Sequence[Sequence[float]]
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [0, 1] over [-800, 100] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, WINDOW_HU)
 
 
 def recognised(probabilities: Sequence[np.ndarray]) -> np.ndarray:
@@ -259,21 +259,8 @@ def doubt(
     return box_mean(odd, Growing().seed_width_mm, spacing_mm)
 
 
-@dataclass(frozen=True, eq=False)
-class Working:
-    """The lungs of a scan on the grid that the networks work on.
-
-    Attributes:
-        box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
-        grid: the working grid over the same box.
-        lung: (k, j, i) bool on `grid`, M. hu: float32.
-    """
-
-    box: tuple[slice, ...]
-    source: Grid
-    grid: Grid
-    lung: np.ndarray
-    hu: np.ndarray
+class Working(LungCrop):
+    """The lungs of a scan on the grid that the networks work on."""
 
     @property
     def intensity(self) -> np.ndarray:
@@ -283,17 +270,7 @@ class Working:
     @classmethod
     def of(cls, scan: Scan, lungs: LungMask, spacing_mm: Lengths) -> Working:
         """Crop a scan to its lungs and bring both to `spacing_mm`."""
-        box = bounding_box(lungs.labels > 0, margin=(1, 1, 1))
-        source = scan.grid.covering(box, scan.grid.spacing_mm)
-        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
-        lung = resample((lungs.labels[box] > 0).astype(np.uint8), source, grid, nearest=True) > 0
-        return cls(box, source, grid, lung, resample(scan.hu[box], source, grid, outside=AIR_HU))
-
-    def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
-        """`array` on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""
-        result = np.zeros(lungs.labels.shape, dtype=np.float32)
-        result[self.box] = resample(array.astype(np.float32), self.grid, self.source) * (lungs.labels[self.box] > 0)
-        return result
+        return cls.on(lambda source: source.with_spacing(spacing_mm), scan, lungs, margin=(1, 1, 1))
 
 
 def conclude(

@@ -25,7 +25,7 @@ from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Scan
+from LabelFreeCovidSegLib.scan import Scan, windowed
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, LesionModel
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ LEAST_ML = 0.05
 
 def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.ndarray:
     """HU -> [0, 1] over `window_hu`."""
-    low, high = window_hu
-    return np.clip((hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return windowed(hu, window_hu)
 
 
 def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = LESION_PROBABILITY) -> np.ndarray:

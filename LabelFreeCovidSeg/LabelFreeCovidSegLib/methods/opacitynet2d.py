@@ -143,8 +143,7 @@ def probabilities(network: nn.Module, shown: np.ndarray, compute: Compute) -> np
     import torch
 
     device = torch.device(compute.device)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         scores = network.to(device)(torch.from_numpy(shown).to(device))
         return scores.float().softmax(dim=1)[:, OPACITY].cpu().numpy()
 

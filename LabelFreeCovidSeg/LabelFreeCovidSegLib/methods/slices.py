@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import Grid, Scan
 
 
-@dataclass(frozen=True, eq=False)
-class LungSlices:
-    """The lungs of a scan in the middle of a canvas, the same place in every slice.
-
-    Attributes:
-        box: slices (k, j, i) of the scan that hold the lungs. source: their grid.
-        grid: the working grid; one slice is one canvas.
-        sides: (k, j, i) uint8 on `grid`, 1 right lung, 2 left lung. hu: (k, j, i) float32, air beyond the lungs' box.
-        shrunk: how many times coarser than asked for the grid is, so that lungs wider than the canvas fit; mostly 1.
-    """
-
-    box: tuple[slice, ...]
-    source: Grid
-    grid: Grid
-    sides: np.ndarray
-    hu: np.ndarray
-    shrunk: float
+class LungSlices(LungCrop):
+    """The lungs of a scan in the middle of a canvas, the same place in every slice; one slice is one canvas."""
 
     @classmethod
     def of(cls, scan: Scan, lungs: LungMask, spacing_mm: Lengths, side: int) -> LungSlices:
-        """Bring the lungs to a canvas of `side` pixels.
+        """Bring the lungs to a canvas of `side` pixels, which are larger than asked for where the lungs would not fit.
 
         Args:
             spacing_mm: along (k, j, i); j and i are the same.
         """
-        box = bounding_box(lungs.labels > 0)
-        source = scan.grid.covering(box, scan.grid.spacing_mm)
-        widest_mm = max(n * mm for n, mm in zip(source.shape[1:], source.spacing_mm[1:], strict=True))
-        shrunk = max(1.0, widest_mm / (side * spacing_mm[1]))
-        whole = tuple(slice(0, n) for n in source.shape)
-        thickness_mm = spacing_mm[0] if len(scan.hu) > 1 else source.spacing_mm[0]  # a single slice stays one
-        grid = centred(source.covering(whole, (thickness_mm, spacing_mm[1] * shrunk, spacing_mm[2] * shrunk)), side)
-        sides = resample(lungs.labels[box], source, grid, nearest=True)
-        return cls(box, source, grid, sides, resample(scan.hu[box], source, grid, outside=AIR_HU), shrunk)
 
-    @property
-    def lung(self) -> np.ndarray:
-        """(k, j, i) bool."""
-        return self.sides > 0
+        def canvas(source: Grid) -> Grid:
+            widest_mm = max(n * mm for n, mm in zip(source.shape[1:], source.spacing_mm[1:], strict=True))
+            coarser = max(1.0, widest_mm / (side * spacing_mm[1]))
+            thickness_mm = spacing_mm[0] if len(scan.hu) > 1 else source.spacing_mm[0]  # a single slice stays one
+            return centred(source.with_spacing((thickness_mm, spacing_mm[1] * coarser, spacing_mm[2] * coarser)), side)
 
-    def paste(self, array: np.ndarray, lungs: LungMask) -> np.ndarray:
-        """`array` (k, j, i) on the working grid, as float32 on the scan's whole grid and 0 outside the lungs."""
-        result = np.zeros(lungs.labels.shape, dtype=np.float32)
-        result[self.box] = resample(array.astype(np.float32), self.grid, self.source) * (lungs.labels[self.box] > 0)
-        return result
+        return cls.on(canvas, scan, lungs)
 
 
 def centred(grid: Grid, side: int) -> Grid:

@@ -21,7 +21,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress
-from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample, windowed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,8 +107,7 @@ ABLATIONS = {
 
 def window(hu: np.ndarray) -> np.ndarray:
     """HU -> [-1, 1] over [-1000, 400] HU."""
-    low, high = WINDOW_HU
-    return np.clip((hu - np.float32(low)) / np.float32((high - low) / 2) - 1, -1.0, 1.0)
+    return windowed(hu, WINDOW_HU, (-1.0, 1.0))
 
 
 def build(preset: Preset) -> Segmenter:
@@ -153,8 +152,7 @@ class DomainAdaptation:
     def _probabilities(self, scan: Scan, slab: tuple[slice, ...], compute: Compute) -> np.ndarray:
         """Of each class in a slab of the scan, on the scan's grid: (4, k, j, i) float32."""
         source = scan.grid.covering(slab, scan.grid.spacing_mm)
-        whole = tuple(slice(0, n) for n in source.shape)
-        grid = source.covering(whole, (source.spacing_mm[0], *self.preset.spacing_mm[1:]))
+        grid = source.with_spacing((source.spacing_mm[0], *self.preset.spacing_mm[1:]))
         slices = window(resample(scan.hu[slab], source, grid, outside=AIR_HU))
         found = probabilities(self.network, slices, self.preset.canvas, compute)
         return np.stack([resample(one, grid, source) for one in found])
@@ -182,8 +180,7 @@ def probabilities(network: nn.Module, slices: np.ndarray, canvas: Plane, compute
     padding = [(a, extent - n - a) for a, n, extent in zip(before, plane, extents, strict=True)]
     padded = np.pad(slices, [(0, 0), *padding], constant_values=-1.0)
     device = torch.device(compute.device)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.inference_mode(), lowered:
+    with torch.inference_mode(), compute.autocast():
         scores = network.to(device)(torch.from_numpy(padded)[:, None].to(device))
         found = scores.float().softmax(dim=1).cpu().numpy()
     j, i = (slice(a, a + n) for a, n in zip(before, plane, strict=True))

@@ -29,7 +29,7 @@ from LabelFreeCovidSegLib.training import lung_slices
 from LabelFreeCovidSegLib.training.calibrate import best_threshold
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee, healthy
 from LabelFreeCovidSegLib.training.f_anogan import FAnoGANTrainee
-from LabelFreeCovidSegLib.training.lung_slices import Domains
+from LabelFreeCovidSegLib.training.lung_slices import SliceDomains
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
@@ -73,7 +73,7 @@ class DetectorRecipe:
         network.to(compute.device)
         progress(0.0, "Tuning")
         tuned = self.detector.tuned(network, healthy(self.detector, preset, judge, TUNING_SLICES).to(compute.device))
-        domains = Domains(preset, [judge])
+        domains = SliceDomains(preset, [judge])
         scores, lesions = [], []
         for number in range(VIEWS):
             slab = domains.planted_slab(np.random.SeedSequence([VIEW_SEED, number]))

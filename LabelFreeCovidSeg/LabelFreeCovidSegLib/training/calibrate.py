@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.training.crops import Lung, Planted, View, views
+from LabelFreeCovidSegLib.training.crops import Blocks, Planted, View, views
 
 Score = Callable[[View], np.ndarray]
 """What networks say of a view, (k, j, i) float32; larger is more abnormal."""
@@ -51,7 +51,7 @@ def restored(build: Callable[[], nn.Module], states: Sequence[Mapping[str, Tenso
     return networks
 
 
-def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> dict[str, Any]:
+def calibrate(score: Score, preset: Planted, blocks: Blocks, progress: Progress) -> dict[str, Any]:
     """A curve from score to probability, and how far off score and probability are on views it was not fitted on.
 
     Args:
@@ -60,8 +60,8 @@ def calibrate(score: Score, preset: Planted, lung: Lung, progress: Progress) -> 
     Returns:
         `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
     """
-    fitted = scores(score, views(preset, lung, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
-    return fit(fitted, scores(score, views(preset, lung, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
+    fitted = scores(score, views(preset, blocks, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
+    return fit(fitted, scores(score, views(preset, blocks, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
 
 
 def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:

@@ -36,14 +36,14 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Lung:
+class Blocks:
     """The blocks of one scan, drawn from in proportion to the lung in them."""
 
     blocks: tuple[Block, ...]
     shares: np.ndarray
 
     @classmethod
-    def of(cls, blocks: Sequence[Arrays]) -> Lung:
+    def of(cls, blocks: Sequence[Arrays]) -> Blocks:
         """A scan as the cache holds it."""
         made = tuple(Block.of(arrays) for arrays in blocks)
         volumes = np.array([block.lung.sum() for block in made], dtype=float)
@@ -81,12 +81,12 @@ class Planted(Protocol):
     def lesions(self) -> LesionModel: ...
 
 
-def views(preset: Planted, lung: Lung, seed: int, count: int) -> list[View]:
+def views(preset: Planted, blocks: Blocks, seed: int, count: int) -> list[View]:
     """`count` views of a scan, decided by `seed` alone; every third is healthy."""
     made = []
     for number in range(count):
         crop_seed, lesion_seed = np.random.SeedSequence([seed, number]).spawn(2)
-        hu, inside = lung.draw(preset.crop, np.random.default_rng(crop_seed))
+        hu, inside = blocks.draw(preset.crop, np.random.default_rng(crop_seed))
         healthy = normnet.window(hu) * inside
         if number % HEALTHY_EVERY == 0:
             made.append(View(hu, healthy, np.zeros_like(inside), inside))

@@ -19,7 +19,7 @@ from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.training import lung_slices
 from LabelFreeCovidSegLib.training.cycle import History, generated, judging_loss
 from LabelFreeCovidSegLib.training.loop import Update
-from LabelFreeCovidSegLib.training.lung_slices import Domains
+from LabelFreeCovidSegLib.training.lung_slices import SliceDomains
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from LabelFreeCovidSegLib.training.seeds import children
@@ -52,7 +52,7 @@ class CycleGANTrainee:
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         self.preset = preset
-        self.domains = Domains(preset, train)
+        self.domains = SliceDomains(preset, train)
         self.views = views(preset, judge) if judge else []
         self.networks: dict[str, nn.Module] = {
             "to_healthy": cyclegan.build(preset),
@@ -144,7 +144,7 @@ def shifted(picture: np.ndarray, preset: Preset, rng: np.random.Generator) -> np
 
 def views(preset: Preset, judge: Sequence[Arrays]) -> list[Slab]:
     """Slices of the held-out scan to judge networks by, always the same ones; every third is healthy."""
-    domains = Domains(preset, [judge])
+    domains = SliceDomains(preset, [judge])
     seeds = [np.random.SeedSequence([VIEW_SEED, number]) for number in range(VIEWS)]
     return [
         domains.planted(seed) if number % HEALTHY_EVERY else domains.healthy(seed) for number, seed in enumerate(seeds)

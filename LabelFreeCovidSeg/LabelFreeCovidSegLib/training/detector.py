@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.methods.anomaly.detector import Detector, Preset, repeatable
 from LabelFreeCovidSegLib.training.loop import Update
-from LabelFreeCovidSegLib.training.lung_slices import Domains
+from LabelFreeCovidSegLib.training.lung_slices import SliceDomains
 from LabelFreeCovidSegLib.training.recipes import Arrays
 
 BETAS = (0.5, 0.999)
@@ -78,9 +78,9 @@ class DetectorTrainee:
             return -float((x - self.detector.reconstruct(self.network, x)).abs().mean())
 
 
-def slices_of(preset: Preset, scans: Sequence[Sequence[Arrays]]) -> Domains:
-    """What healthy slices are drawn from, one at a time. Raises `TrainingError` as `Domains` does."""
-    return Domains(preset, scans, slab_mm=preset.spacing_mm[0])
+def slices_of(preset: Preset, scans: Sequence[Sequence[Arrays]]) -> SliceDomains:
+    """What healthy slices are drawn from, one at a time. Raises `TrainingError` as `SliceDomains` does."""
+    return SliceDomains(preset, scans, slab_mm=preset.spacing_mm[0])
 
 
 def healthy(detector: Detector, preset: Preset, judge: Sequence[Arrays], count: int) -> Tensor:

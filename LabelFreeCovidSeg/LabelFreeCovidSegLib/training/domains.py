@@ -13,40 +13,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from LabelFreeCovidSegLib.lungs import find_lungs
-from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
-from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.lungs.morphology import Spacing
 from LabelFreeCovidSegLib.lungs.planar import LEAST_SHARE
-from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane, window
+from LabelFreeCovidSegLib.methods.uda import AROUND_MM, LUNG, UNKNOWN, Plane
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, Grid, Scan, bounding_box, resample
 from LabelFreeCovidSegLib.training import clahe
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.healthy import BRIGHTEST_HU, cached, free_slices, unknown
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from LabelFreeCovidSegLib.training.seeds import children
+from LabelFreeCovidSegLib.training.variety import varied
 
 SLAB_MM = 36.0
 """Lesions are drawn in a slab of this height, of which the middle slice is kept."""
-BRIGHTEST_HU = 1500.0
-"""Kept of a chest; windows end far below."""
-
-
-@dataclass(frozen=True)
-class Variety:
-    """How far slices are changed: "small rotations, shearing, gamma" (Chen et al., section 4.1), and size; ours."""
-
-    turn_degrees: float = 10.0
-    shear: float = 0.1
-    size: tuple[float, float] = (0.85, 1.15)
-    gamma: tuple[float, float] = (0.8, 1.25)
-
-
-VARIETY = Variety()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +104,7 @@ def chest_blocks(
         lungs: (k, j, i) uint8 on the scan's grid, 1 right, 2 left.
         lesions: (k, j, i) uint8 on the scan's grid, 1 ground glass, 2 consolidation, where they are known.
     """
-    chest = Chest.of(scan, lungs, spacing_mm, whole)
+    chest = ChestCrop.of(scan, lungs, spacing_mm, whole)
     sides = chest.labels(lungs)
     arrays = {"hu": chest.hu(scan)}
     if whole:
@@ -134,7 +118,7 @@ def chest_blocks(
 
 
 @dataclass(frozen=True)
-class Chest:
+class ChestCrop:
     """The chest around the lungs, or whole slices.
 
     Attributes:
@@ -148,18 +132,18 @@ class Chest:
     brightest_hu: float
 
     @classmethod
-    def of(cls, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False) -> Chest:
+    def of(cls, scan: Scan, lungs: np.ndarray, spacing_mm: Spacing, whole: bool = False) -> ChestCrop:
         """Find it by the lungs, (k, j, i) uint8 on the scan's grid."""
         around = scan.hu.shape[1:] if whole else (int(np.ceil(AROUND_MM / mm)) for mm in scan.grid.spacing_mm[1:])
         box = bounding_box(lungs > 0, (0, *around))
         source = scan.grid.covering(box, scan.grid.spacing_mm)
-        grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+        grid = source.with_spacing(spacing_mm)
         return cls(box, source, grid, clahe.BRIGHTEST_HU if whole else BRIGHTEST_HU)
 
     def hu(self, scan: Scan) -> np.ndarray:
         """On the working grid, (k, j, i) int16."""
         hu = resample(scan.hu[self.box], self.source, self.grid, outside=AIR_HU)
-        return (4 * np.round(np.clip(hu, AIR_HU, self.brightest_hu) / 4)).astype(np.int16)
+        return cached(hu, self.brightest_hu)
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
         """Labels (k, j, i) uint8 on the scan's grid, brought onto the working grid."""
@@ -173,9 +157,7 @@ def known_lung(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Spacing) -
         sides: (k, j, i) uint8, 1 right and 2 left lung.
     """
     labels = np.where(sides > 0, LUNG, 0).astype(np.uint8)
-    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
-        if side not in healthy:
-            labels[distance(sides == side, spacing_mm) < distance(sides == other, spacing_mm)] = UNKNOWN
+    labels[unknown(sides, healthy, spacing_mm)] = UNKNOWN
     return labels
 
 
@@ -214,40 +196,3 @@ def _seen(
         return hu, labels
     image, moved = clahe.seen(hu, block["lungs"][k] > 0, spacing_mm[1], AROUND_MM, labels)
     return image, moved
-
-
-def varied(
-    hu: np.ndarray, labels: np.ndarray, canvas: Plane, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A slice turned, sheared, scaled, mirrored and with another gamma, in the middle of a canvas.
-
-    Args:
-        hu: (j, i) float32. labels: (j, i) uint8.
-
-    Returns:
-        Image (j, i) float32 in [-1, 1], air around it, and labels.
-    """
-    image, labels = framed(hu, labels, canvas, turned(rng))
-    grey = ((image + 1) / 2) ** rng.uniform(*VARIETY.gamma)
-    return (2 * grey - 1).astype(np.float32), labels
-
-
-def turned(rng: np.random.Generator) -> np.ndarray:
-    """How a slice is turned, sheared, scaled and mirrored: 2 x 2, from what comes out (j, i) to what goes in."""
-    angle = np.radians(rng.uniform(-VARIETY.turn_degrees, VARIETY.turn_degrees))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shear = np.array([[1.0, 0.0], [rng.uniform(-VARIETY.shear, VARIETY.shear), 1.0]])
-    size = np.diag([1.0, rng.choice([-1.0, 1.0])]) / rng.uniform(*VARIETY.size)
-    return turn @ shear @ size
-
-
-def framed(
-    hu: np.ndarray, labels: np.ndarray, canvas: Plane, matrix: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """A slice in the middle of a canvas, as it is or through a 2 x 2 `matrix` from canvas to slice."""
-    matrix = np.eye(2) if matrix is None else matrix
-    middle = (np.array(hu.shape) - 1) // 2
-    offset = middle - matrix @ ((np.array(canvas) - 1) // 2)
-    image = ndimage.affine_transform(hu, matrix, offset, canvas, order=1, cval=AIR_HU, prefilter=False)
-    moved = ndimage.affine_transform(labels, matrix, offset, canvas, order=0, cval=0, prefilter=False)
-    return window(image), moved

@@ -30,7 +30,7 @@ from LabelFreeCovidSegLib.training.pseudo import PseudoSlices, pseudo_slices
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from LabelFreeCovidSegLib.training.seeds import children
-from LabelFreeCovidSegLib.training.slabs import Domains, Slab, slab_blocks
+from LabelFreeCovidSegLib.training.slabs import Slab, SlabDomains, slab_blocks
 
 PRESETS = {"small": gan3d.PRESETS["small"], **gan3d.PRESETS}
 CITATION = gan3d.CARD.citation
@@ -59,7 +59,7 @@ class Gan3DTrainee:
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         self.preset = preset
-        self.domains = Domains(preset, train)
+        self.domains = SlabDomains(preset, train)
         if not self.domains.healthy_scans:
             raise TrainingError("There is no near-healthy scan to learn from. List one without `covid = true`.")
         self.views = views(preset, judge, VIEW_SEED) if judge else []
@@ -193,7 +193,7 @@ def taken_for(scores: Tensor, kind: int) -> Tensor:
 
 def views(preset: Preset, judge: Sequence[Arrays], seed: int) -> list[Slab]:
     """Slabs of the held-out scan to judge networks by, always the same ones; every third is healthy."""
-    domains = Domains(preset, [judge])
+    domains = SlabDomains(preset, [judge])
     if not domains.healthy_scans:
         raise TrainingError("A patient's scan can't judge, as its lesions are not known. Hold out a near-healthy scan.")
     seeds = [np.random.SeedSequence([seed, number]) for number in range(VIEWS)]

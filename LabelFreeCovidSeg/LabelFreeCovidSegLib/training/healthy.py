@@ -1,15 +1,18 @@
 """What is healthy of a scan's lungs: NormNet's cached blocks.
 
-A block is a piece of lung without focal findings: contiguous slices on the working grid, HU as int16, rounded to
-4 HU (far below the noise of any CT, and half the size on disk).
+A block is a piece of lung without focal findings: contiguous slices on the working grid.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from LabelFreeCovidSegLib.lungs import find_lungs
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib.lungs.morphology import distance
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan, bounding_box, resample
@@ -20,6 +23,8 @@ KEPT_AROUND_MM = 6.0
 EXCLUDED_AROUND_MM = 2.0
 """Slices this near to a focal finding are left out with it (METHODS: +- 2 mm in z)."""
 THINNEST_BLOCK_MM = 16.0
+BRIGHTEST_HU = 1500.0
+"""Kept of a scan; windows end far below."""
 EDGE_DEPTH_MM = 1.6
 """Two voxels of the paper's grid in-plane."""
 
@@ -41,17 +46,35 @@ def healthy_blocks(listed: ListedScan, spacing_mm: Lengths, bright_hu: float) ->
     margin = tuple(int(np.ceil(KEPT_AROUND_MM / size)) for size in scan.grid.spacing_mm)
     box = bounding_box(lung, margin)
     source = scan.grid.covering(box, scan.grid.spacing_mm)
-    grid = source.covering(tuple(slice(0, n) for n in source.shape), spacing_mm)
+    grid = source.with_spacing(spacing_mm)
     hu = resample(scan.hu[box], source, grid, outside=AIR_HU)
     lung = resample(lung[box].astype(np.uint8), source, grid, nearest=True) > 0
     kept = ndimage.distance_transform_edt(~lung, sampling=spacing_mm) <= KEPT_AROUND_MM
     lung &= ~erroneous_edges(hu >= bright_hu, lung, spacing_mm)
-    hu = np.where(kept, 4 * np.round(np.clip(hu, AIR_HU, 1500.0) / 4), AIR_HU).astype(np.int16)
+    hu = np.where(kept, cached(hu), np.int16(AIR_HU))
     return [
         {"hu": hu[part], "lung": lung[part].astype(np.uint8)}
         for part in free_slices(listed, scan, box[0].start, grid.shape[0], spacing_mm[0])
         if lung[part].any()
     ]
+
+
+def cached(hu: np.ndarray, brightest_hu: float = BRIGHTEST_HU) -> np.ndarray:
+    """HU as the cache holds them: int16, rounded to 4 HU (far below the noise of any CT, and half the size on disk)."""
+    return (4 * np.round(np.clip(hu, AIR_HU, brightest_hu) / 4)).astype(np.int16)
+
+
+def unknown(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Lengths) -> np.ndarray:
+    """What is nearer to a lung that is left out than to the other one, of which nothing is known; (k, j, i) bool.
+
+    Args:
+        sides: (k, j, i) uint8, 1 right and 2 left lung. healthy: those that are not left out.
+    """
+    nearer = np.zeros(sides.shape, dtype=bool)
+    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
+        if side not in healthy:
+            nearer |= distance(sides == side, spacing_mm) < distance(sides == other, spacing_mm)
+    return nearer
 
 
 def free_slices(listed: ListedScan, scan: Scan, first: int, count: int, spacing_mm: float) -> list[slice]:

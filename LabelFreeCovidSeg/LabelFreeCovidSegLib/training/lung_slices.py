@@ -23,8 +23,8 @@ from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, Scan
 from LabelFreeCovidSegLib.training import clahe, recipes
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.domains import BRIGHTEST_HU, Chest
-from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.domains import ChestCrop
+from LabelFreeCovidSegLib.training.healthy import cached, free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
@@ -56,15 +56,14 @@ def blocks(listed: ListedScan, on_canvas: OnCanvas) -> list[dict[str, np.ndarray
     """Read a scan, put its lungs on the canvas, and leave slices with focal findings out."""
     scan = read(listed.path)
     work = on_canvas(scan, _lungs(scan))
-    hu = (4 * np.round(np.clip(work.hu, AIR_HU, BRIGHTEST_HU) / 4)).astype(np.int16)
-    return _free(listed, scan, work.box[0].start, hu, work.sides, work.grid.spacing_mm[0])
+    return _free(listed, scan, work.box[0].start, cached(work.hu), work.sides, work.grid.spacing_mm[0])
 
 
 def whole_blocks(listed: ListedScan, spacing_mm: Lengths) -> list[dict[str, np.ndarray]]:
     """Read a scan, keep whole slices for equalised pictures, and leave those with focal findings out."""
     scan = read(listed.path)
     lungs = _lungs(scan).labels
-    chest = Chest.of(scan, lungs, spacing_mm, whole=True)
+    chest = ChestCrop.of(scan, lungs, spacing_mm, whole=True)
     return _free(listed, scan, chest.box[0].start, chest.hu(scan), chest.labels(lungs), spacing_mm[0])
 
 
@@ -83,7 +82,7 @@ def _free(
     return [block for block in cut if any(block[kind].any() for kind in block.keys() - {"hu"})]
 
 
-class Domains:
+class SliceDomains:
     """Healthy and infected slices to draw, each decided by its seed alone.
 
     Args:

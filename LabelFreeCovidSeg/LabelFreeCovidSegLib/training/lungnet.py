@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from LabelFreeCovidSegLib.lungs import find_lungs, lungnet
-from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.lungs.classical import AIR_BELOW_HU
-from LabelFreeCovidSegLib.lungs.morphology import Spacing, distance
+from LabelFreeCovidSegLib.lungs.morphology import Spacing
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU, resample
 from LabelFreeCovidSegLib.training import recipes
 from LabelFreeCovidSegLib.training.chests import Chest, vary
+from LabelFreeCovidSegLib.training.healthy import unknown
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -53,13 +53,10 @@ def blocks(listed: ListedScan, preset: recipes.Preset) -> list[dict[str, np.ndar
     refuse_patient(listed)
     scan = read(listed.path)
     labels = find_lungs(scan, "classical").labels
-    grid = scan.grid.covering(tuple(slice(0, n) for n in scan.grid.shape), preset.spacing_mm)
+    grid = scan.grid.with_spacing(preset.spacing_mm)
     hu = resample(scan.hu, scan.grid, grid, outside=AIR_HU)
     labels = resample(labels, scan.grid, grid, nearest=True)
-    known = np.ones(labels.shape, dtype=np.uint8)
-    for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
-        if side not in SIDES[listed.lungs]:
-            known[distance(labels == side, preset.spacing_mm) < distance(labels == other, preset.spacing_mm)] = 0
+    known = (~unknown(labels, SIDES[listed.lungs], preset.spacing_mm)).astype(np.uint8)
     return [{"hu": np.round(hu).astype(np.int16), "labels": labels, "known": known}]
 
 

@@ -17,7 +17,7 @@ from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.synthesis import synthesize
 from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import augment
-from LabelFreeCovidSegLib.training.crops import Lung, View, views
+from LabelFreeCovidSegLib.training.crops import Blocks, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
@@ -58,8 +58,8 @@ class NormNetTrainee(OneNetwork):
 
         super().__init__(normnet.build(preset), preset.learning_rate, preset.cooldown)
         self.preset = preset
-        self.scans = [Lung.of(blocks) for blocks in train]
-        self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
+        self.scans = [Blocks.of(blocks) for blocks in train]
+        self.views = views(preset, Blocks.of(judge), VIEW_SEED, VIEWS) if judge else []
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
@@ -116,4 +116,4 @@ def calibrate(
         found = [predict_tiles(network, view.image, view.lung, preset.crop, compute) for network in networks]
         return normnet.doubt(view.image, found, view.lung, preset.spacing_mm)
 
-    return calibration.calibrate(score, preset, Lung.of(judge), progress)
+    return calibration.calibrate(score, preset, Blocks.of(judge), progress)

@@ -21,7 +21,7 @@ from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY, Pre
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.training import calibrate as calibration
 from LabelFreeCovidSegLib.training.augment import another_breath, another_scanner
-from LabelFreeCovidSegLib.training.crops import Lung, View, views
+from LabelFreeCovidSegLib.training.crops import Blocks, View, views
 from LabelFreeCovidSegLib.training.healthy import healthy_blocks
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
@@ -91,8 +91,8 @@ class OpacityNetTrainee(OpacityTrainee):
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
         super().__init__(opacitynet.build(preset), preset.learning_rate, preset.cooldown)
         self.preset = preset
-        self.scans = [Lung.of(blocks) for blocks in train]
-        self.views = views(preset, Lung.of(judge), VIEW_SEED, VIEWS) if judge else []
+        self.scans = [Blocks.of(blocks) for blocks in train]
+        self.views = views(preset, Blocks.of(judge), VIEW_SEED, VIEWS) if judge else []
 
     def sample(self, seed: np.random.SeedSequence, share: float) -> dict[str, np.ndarray]:
         """One crop: `image` (1, k, j, i) float32 and its classes as `target` (1, k, j, i) uint8."""
@@ -142,4 +142,4 @@ def calibrate(
         found = [predict_tiles(network, image, view.lung, preset.crop, compute) for network in networks]
         return np.mean(found, axis=0)
 
-    return calibration.calibrate(score, preset, Lung.of(judge), progress)
+    return calibration.calibrate(score, preset, Blocks.of(judge), progress)

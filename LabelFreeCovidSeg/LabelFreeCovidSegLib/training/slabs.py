@@ -21,7 +21,7 @@ from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
-from LabelFreeCovidSegLib.training.healthy import free_slices
+from LabelFreeCovidSegLib.training.healthy import cached, free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
@@ -97,7 +97,7 @@ def _chosen(sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return sides > 0
 
 
-class Domains:
+class SlabDomains:
     """Healthy and ill scans to draw slabs from.
 
     Args:
@@ -147,9 +147,9 @@ def slab_blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray
     # Not the lung network: a network must not learn from what another one made of these scans.
     lungs = find_lungs(scan, "classical")
     frame = Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
-    sides = np.where(np.isin(frame.lungs, SIDES[listed.lungs]), frame.lungs, 0).astype(np.uint8)
+    sides = np.where(np.isin(frame.sides, SIDES[listed.lungs]), frame.sides, 0).astype(np.uint8)
     arrays = {
-        "hu": (4 * np.round(np.clip(frame.hu, AIR_HU, 1500.0) / 4)).astype(np.int16),
+        "hu": cached(frame.hu),
         "ill" if listed.covid else "healthy": sides,
     }
     parts = free_slices(listed, scan, frame.box[0].start, len(sides), frame.grid.spacing_mm[0])

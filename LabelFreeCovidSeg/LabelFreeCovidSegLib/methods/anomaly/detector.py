@@ -179,8 +179,7 @@ def scored(
     device = torch.device(compute.device)
     network = network.to(device)
     score = np.empty_like(image)
-    lowered = torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bfloat16")
-    with torch.no_grad(), lowered:
+    with torch.no_grad(), compute.autocast():
         for start in range(0, len(image), SLICES):
             progress(start / len(image), "Looking for anomalies")
             several = slice(start, start + SLICES)

@@ -1,4 +1,7 @@
-"""Whatever is dense in the lungs, vessels included: what any anomaly detector has to beat, without any weights."""
+"""Whatever is dense in the lungs, vessels included: what any anomaly detector has to beat, without any weights.
+
+The score is the intensity in the window of Yao et al. (see `methods.normnet`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import numpy as np
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import ANY, Card, Prediction
+from LabelFreeCovidSegLib.methods.normnet import TAU, window
 from LabelFreeCovidSegLib.progress import Progress
 from LabelFreeCovidSegLib.scan import Scan
 
@@ -18,10 +22,6 @@ CARD = Card(
     picture_mm=0.0,
     domain=ANY,
 )
-WINDOW_HU = (-800.0, 100.0)
-"""The window of Yao et al.; the score runs from 0 to 1 over it."""
-TAU = 1 / 3
-"""-500 HU in that window."""
 
 
 class Threshold:
@@ -33,10 +33,9 @@ class Threshold:
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline what is dense."""
         progress(0.0, "Thresholding")
-        low, high = WINDOW_HU
         lung = lungs.labels > 0
-        score = np.clip((scan.hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0) * lung
-        return Prediction(lesion=((score >= np.float32(TAU)) & lung).astype(np.uint8), score=score)
+        score = window(scan.hu) * lung
+        return Prediction(lesion=((score >= TAU) & lung).astype(np.uint8), score=score)
 
 
 def load() -> Threshold:

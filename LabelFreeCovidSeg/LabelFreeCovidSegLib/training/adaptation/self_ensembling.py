@@ -20,11 +20,11 @@ from torch.nn import functional
 from LabelFreeCovidSegLib.methods.adaptation import self_ensembling
 from LabelFreeCovidSegLib.methods.uda import UNKNOWN, Preset
 from LabelFreeCovidSegLib.training import uda
-from LabelFreeCovidSegLib.training.domains import turned
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.seeds import child
 from LabelFreeCovidSegLib.training.uda import OTHER, BothDomains
+from LabelFreeCovidSegLib.training.variety import turned
 
 PRESETS = {"small": self_ensembling.PRESETS["small"], **self_ensembling.PRESETS}
 CITATION = self_ensembling.CARD.citation

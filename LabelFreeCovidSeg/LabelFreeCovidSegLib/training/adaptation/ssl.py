@@ -22,11 +22,12 @@ from LabelFreeCovidSegLib.methods.adaptation import ssl
 from LabelFreeCovidSegLib.methods.uda import Preset, window
 from LabelFreeCovidSegLib.networks.prototypes import Prototypes, likeness, prototypes, shrunk
 from LabelFreeCovidSegLib.training import uda
-from LabelFreeCovidSegLib.training.domains import Slices, varied
+from LabelFreeCovidSegLib.training.domains import Slices
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
 from LabelFreeCovidSegLib.training.seeds import child
 from LabelFreeCovidSegLib.training.uda import OTHER, BothDomains, one_of
+from LabelFreeCovidSegLib.training.variety import varied
 
 PRESETS = {"small": ssl.PRESETS["small"], **ssl.PRESETS}
 CITATION = ssl.CARD.citation
