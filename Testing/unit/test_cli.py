@@ -185,6 +185,41 @@ def test_wrong_usage_exits_with_2(arguments):
     assert "usage: labelfreecovidseg" in complained
 
 
+FIT = "train fit normnet cache -o run"
+LEAVE_ONE_OUT = "train leave-one-out normnet cache -o folds --fold anna"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "number", "fault"),
+    [
+        (FIT, "--iterations", "0", "is not a whole number from 1 on"),
+        (FIT, "--iterations", "-3", "is not a whole number from 1 on"),
+        (FIT, "--iterations", "many", "is not a whole number from 1 on"),
+        (FIT, "--batch", "0", "is not a whole number from 1 on"),
+        (FIT, "--every", "0", "is not a whole number from 1 on"),
+        (FIT, "--devices", "0", "is not a whole number from 1 on"),
+        (FIT, "--workers", "-1", "is not a whole number from 0 on"),
+        (FIT, "--seed", "-1", "is not a whole number from 0 on"),
+        (LEAVE_ONE_OUT, "--seeds", "-1", "is not a whole number from 0 on"),
+        ("segment --slices .", "--pixel-mm", "abc", "is not a number above 0"),
+        ("segment --slices .", "--pixel-mm", "0", "is not a number above 0"),
+        ("segment --slices .", "--pixel-mm", "nan", "is not a number above 0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_wrong_usage(capsys, command, option, number, fault):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command.split(), option, number])
+    assert ended.value.code == 2
+    assert f"argument {option}: '{number}' {fault}" in capsys.readouterr().err
+
+
+def test_workers_and_seeds_may_be_0(tmp_path, capsys):
+    numbers = ["--workers", "0", "--seed", "0", "--iterations", "1", "--batch", "1", "--every", "1", "--devices", "1"]
+    command = ["train", "fit", "normnet", str(tmp_path / "none"), "-o", str(tmp_path / "run"), *numbers]
+    assert cli.main([*command, "--progress", "none"]) == 1
+    assert "none: there is no cache of prepared scans in this folder." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [

@@ -1,5 +1,6 @@
 """From scans to a cache: what is healthy of the lung, and nothing else."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from LabelFreeCovidSegLib.training.healthy import erroneous_edges
 from LabelFreeCovidSegLib.training.normnet import blocks as make_blocks
 from LabelFreeCovidSegLib.training.prepare import open_cache
 
+SCAN = '[[scan]]\nname = "a"\npath = "ct.nii.gz"\n'
 PRESET = replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0))
 
 
@@ -113,7 +115,7 @@ def test_no_training_path_opens_a_mask(chest, tmp_path):
     opened = [line for line in done.stdout.splitlines() if line.endswith((".nii.gz", ".toml"))]
     assert opened == ["ct.nii.gz", path.name]
     # What SimpleITK opens by other ways would be unseen, but the unreadable masks would have raised.
-    with pytest.raises(TrainingError, match="unexpected keyword argument 'mask'"):
+    with pytest.raises(TrainingError, match="scan 'a' has an unknown key 'mask'"):
         scanlist.read(write_list(chest, '[[scan]]\nname = "a"\npath = "ct.nii.gz"\nmask = "lesions.nii.gz"'))
 
 
@@ -133,24 +135,63 @@ def test_one_lung_can_be_used_alone(chest):
     assert right + left == pytest.approx(both, rel=0.02)
 
 
+def test_slices_that_the_scan_has_not_can_t_be_excluded(chest, tmp_path):
+    blocks(listed(chest, exclude=((50, 59),))[0])
+    with pytest.raises(TrainingError, match=r"scan 'chest' excludes slices 5 to 60, but has 60, .* Correct `exclude`"):
+        prepare.prepare("normnet", PRESET, listed(chest, exclude=((5, 60),)), tmp_path)
+
+
 def test_a_scan_of_which_nothing_is_left_is_named(chest, tmp_path):
     with pytest.raises(TrainingError, match=r"ct\.nii\.gz: nothing of this scan is left"):
-        prepare.prepare("normnet", PRESET, listed(chest, exclude=((0, 60),)), tmp_path)
+        prepare.prepare("normnet", PRESET, listed(chest, exclude=((0, 59),)), tmp_path)
     assert not (tmp_path / "cache.json").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scan = 3", "not a list of scans"),
+        ("scan = 3", "there is no [[scan]] in it"),
+        ("scan = [3]", "there is no [[scan]] in it"),
+        ("[[scans]]", "there is no [[scan]] in it"),
+        ("[[scan]", "(at line 1, column 7)"),
+        ('[[scan]]\nname = "a"\npath = "ct.nii.gz"\n[[scan]]\nname = "b"', "scan number 2 has no path"),
+        ('[[scan]]\npath = "ct.nii.gz"', "scan number 1 has no name"),
         ('[[scan]]\nname = "a"\npath = "missing.nii.gz"', "missing.nii.gz' of scan 'a' is not there"),
-        ('[[scan]]\nname = "a"\npath = "ct.nii.gz"\nlungs = "top"', "lungs = 'top'"),
-        ('[[scan]]\nname = "a"\npath = "ct.nii.gz"\n' * 2, "two scans are called 'a'"),
+        (SCAN * 2, "two scans are called 'a'"),
+        (SCAN + 'lung = "left"', "scan 'a' has an unknown key 'lung'; there are name, path, exclude, lungs, covid, "),
+        (SCAN + 'lungs = "top"', "lungs = 'top' of scan 'a' must be one of both, right, left"),
+        (SCAN + 'lungs = ["left"]', "lungs = ['left'] of scan 'a' must be one of both, right, left"),
+        (SCAN + 'covid = "false"', "covid = 'false' of scan 'a' must be true or false"),
+        (SCAN + "licence = 4", "licence = 4 of scan 'a' must be text"),
     ],
 )
 def test_a_list_with_a_fault_is_answered_with_the_fault(chest, text, message):
-    with pytest.raises(TrainingError, match=r"scans\.toml: .*" + message):
+    with pytest.raises(TrainingError, match=r"scans\.toml: .*" + re.escape(message)):
         scanlist.read(write_list(chest, text))
+
+
+def test_a_list_that_is_not_there_is_answered_with_that(tmp_path):
+    with pytest.raises(TrainingError, match=r"none\.toml: No such file or directory\."):
+        scanlist.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "exclude", ["[5, 40]", "[[40, 20]]", "[[5, 9], [-3, 4]]", "[[1, 2, 3]]", "[[1.5, 2.5]]", "[[true, true]]", "7"]
+)
+def test_what_does_not_say_which_slices_to_exclude_is_answered_with_its_form(chest, exclude):
+    with pytest.raises(TrainingError, match=r"exclude = .* of scan 'a' must be pairs of .* such as \[\[20, 40\]\]"):
+        scanlist.read(write_list(chest, f"{SCAN}exclude = {exclude}"))
+
+
+def test_excluded_slices_are_read_as_they_are_listed(chest):
+    (scan,) = scanlist.read(write_list(chest, f"{SCAN}exclude = [[0, 0], [5, 40]]"))
+    assert scan.exclude == ((0, 0), (5, 40))
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "a b", "..", "", "a\\\\b"])
+def test_a_name_that_can_t_name_a_file_is_refused_before_anything_is_done(chest, name):
+    with pytest.raises(TrainingError, match=r"name = '.*' of scan '.*' must be of letters, digits"):
+        scanlist.read(write_list(chest, SCAN.replace('"a"', f'"{name}"')))
 
 
 def test_several_lists_are_taken_together_and_share_no_name(chest, tmp_path):
@@ -170,6 +211,11 @@ def test_what_learns_from_healthy_lungs_refuses_patients(chest, tmp_path, method
 
 
 def test_a_folder_that_is_no_cache_is_answered_with_what_to_do(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"there is no cache of .* in this folder\. `train prepare normnet` makes one"
+    ):
+        open_cache(tmp_path, "normnet")
+    (tmp_path / "cache.json").write_text("{")
     with pytest.raises(TrainingError, match="Run `train prepare normnet` first"):
         open_cache(tmp_path, "normnet")
 

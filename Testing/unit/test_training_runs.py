@@ -92,6 +92,11 @@ def weight(path):
     return loop.read_checkpoint(path).below("network")["weight"].item()
 
 
+def test_a_plan_keeps_the_numbers_that_it_is_given_and_takes_the_others_from_the_preset():
+    plans = [Plan.of("toy"), Plan.of("toy", iterations=0), Plan.of("toy", batch=3)]
+    assert [(plan.preset.batch, plan.preset.iterations) for plan in plans] == [(1, 6), (1, 0), (3, 6)]
+
+
 def test_what_is_held_out_judges_and_what_is_left_out_is_not_even_given(cache, tmp_path):
     path = runs.train(Plan.of("toy", hold_out="bela", without=("dora",)), cache, tmp_path / "run", MACHINE)
     assert ToyTrainee.made == (([0, 2], [1]),)

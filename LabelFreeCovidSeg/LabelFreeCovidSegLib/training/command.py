@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
@@ -23,6 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser, add_job_arguments: AddArgumen
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     for add in (_add_prepare, _add_fit, _add_export, _add_leave_one_out):
         add_job_arguments(add(steps))
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        with suppress(ValueError):
+            if (value := int(text)) >= least:
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on.")
+
+    return number
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +62,9 @@ def _add_prepare(steps: Steps) -> argparse.ArgumentParser:
 def _add_fit(steps: Steps) -> argparse.ArgumentParser:
     fit = steps.add_parser("fit", help="train a network on a cache")
     _add_plan(fit, "folder for checkpoint and curves")
-    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--seed", type=_whole(0), default=0)
     fit.add_argument("--without", metavar="NAME", action="append", default=[], help="a scan to leave out; repeatable")
-    fit.add_argument("--devices", type=int, default=1, help="how many GPUs (default: 1)")
+    fit.add_argument("--devices", type=_whole(1), default=1, help="how many GPUs (default: 1)")
     fit.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     return fit
 
@@ -62,8 +75,10 @@ def _add_plan(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True, help=out)
     _add_preset(parser)
-    parser.add_argument("--iterations", type=int, help="default: the preset's")
-    parser.add_argument("--batch", type=int, help="samples an iteration, over all devices (default: the preset's)")
+    parser.add_argument("--iterations", type=_whole(1), help="default: the preset's")
+    parser.add_argument(
+        "--batch", type=_whole(1), help="samples an iteration, over all devices (default: the preset's)"
+    )
     parser.add_argument(
         "--precision",
         choices=[p for p in PRECISIONS if p != "auto"],
@@ -74,10 +89,12 @@ def _add_plan(parser: argparse.ArgumentParser, out: str) -> None:
         "--hold-out", metavar="NAME", help="the scan that chooses the checkpoint, never trained on (default: the last)"
     )
     parser.add_argument(
-        "--every", type=int, default=100, help="iterations between checkpoints, and validations (default: 100)"
+        "--every", type=_whole(1), default=100, help="iterations between checkpoints, and validations (default: 100)"
     )
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw samples; 0 inside Slicer (default)")
+    parser.add_argument(
+        "--workers", type=_whole(0), default=0, help="processes that draw samples; 0 inside Slicer (default)"
+    )
 
 
 def _add_export(steps: Steps) -> argparse.ArgumentParser:
@@ -95,7 +112,7 @@ def _add_leave_one_out(steps: Steps) -> argparse.ArgumentParser:
     left.add_argument(
         "--fold", metavar="A[,B]", action="append", required=True, help="scans to leave out together; repeatable"
     )
-    left.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each (default: 0)")
+    left.add_argument("--seeds", type=_whole(0), nargs="+", default=[0], help="one run each (default: 0)")
     return left
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.lungs import find_lungs
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.lungs.morphology import distance
@@ -78,11 +79,20 @@ def unknown(sides: np.ndarray, healthy: Sequence[int], spacing_mm: Lengths) -> n
 
 
 def free_slices(listed: ListedScan, scan: Scan, first: int, count: int, spacing_mm: float) -> list[slice]:
-    """Runs of slices of the working grid, of which slice 0 begins at scan slice `first`, without excluded ones."""
-    thickness = scan.grid.spacing_mm[0]
+    """Runs of slices of the working grid, of which slice 0 begins at scan slice `first`, without excluded ones.
+
+    Raises:
+        TrainingError: slices are excluded that the scan has not.
+    """
+    thickness, slices = scan.grid.spacing_mm[0], scan.grid.shape[0]
     centres = (np.arange(count) + 0.5) * spacing_mm + first * thickness
     free = np.ones(count, dtype=bool)
     for lower, upper in listed.exclude:
+        if upper >= slices:
+            raise TrainingError(
+                f"{listed.path}: scan '{listed.name}' excludes slices {lower} to {upper}, but has {slices}, counted "
+                "from 0 at the feet. Correct `exclude` in the list of scans."
+            )
         free &= (centres < lower * thickness - EXCLUDED_AROUND_MM) | (
             centres > (upper + 1) * thickness + EXCLUDED_AROUND_MM
         )

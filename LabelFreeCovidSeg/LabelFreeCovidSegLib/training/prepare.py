@@ -81,7 +81,8 @@ def prepare(
 
     Raises:
         ScanError, LungError: a scan that can't be used.
-        TrainingError: a scan without a usable block, or a method that can't be trained.
+        TrainingError: a scan without a usable block or with fewer slices than it excludes, or a method that can't be
+            trained.
     """
     recipe = recipes.recipe(method)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,10 @@ def open_cache(folder: Path, method: str) -> Cache:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         scans = tuple(CachedScan(**{**row, "blocks": tuple(row["blocks"])}) for row in index["scans"])
         cache = Cache(folder, index["method"], tuple(index["spacing_mm"]), scans, index.get("domain", HU))
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{folder}: there is no cache of prepared scans in this folder. `train prepare {wanted}` makes one."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{folder}: not a cache of prepared scans ({error!r}). Run `train prepare {wanted}` first."

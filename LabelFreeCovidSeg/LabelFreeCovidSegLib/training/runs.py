@@ -51,8 +51,9 @@ class Plan:
     ) -> Plan:
         """A plan by names; the preset's own batch and iterations where None. Raises `TrainingError` for other names."""
         chosen = recipes.preset(method, preset)
-        chosen = replace(chosen, batch=batch or chosen.batch, iterations=iterations or chosen.iterations)
-        return cls(method, chosen, **more)
+        numbers = {"batch": batch, "iterations": iterations}
+        given = {name: number for name, number in numbers.items() if number is not None}
+        return cls(method, replace(chosen, **given), **more)
 
     def recipe(self, cache: Cache) -> dict[str, Any]:
         """The plan in plain JSON, as checkpoints and manifests keep it.
