@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 cancelled.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections import Counter
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabelFreeCovidSegError as error:
         told.failed(type(error).__name__, str(error))
         return 1
+    except BrokenPipeError:  # whoever read standard output has gone; what was asked for is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else its last flush fails, too
+        return 0
     except Exception as error:  # the last place where a fault of the program can be told to whoever started it
         traceback.print_exc()
         told.failed(type(error).__name__, f"{type(error).__name__}: {error}")
@@ -291,7 +295,7 @@ def _batch(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 
 def _add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--out", type=Path, required=True, help="file for the CT, for example sample.nii.gz")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="file for the CT, .nii.gz or .nrrd")
     parser.add_argument("--healthy", action="store_true", help="the same chest without lesions")
     _add_job_arguments(parser)
 
@@ -303,6 +307,7 @@ def _sample(arguments: argparse.Namespace, session: Session) -> Outcome:
     from LabelFreeCovidSegLib import output, phantom
 
     path: Path = arguments.out.absolute()
+    output.check_new_image(path)
     chest = phantom.make(lesions=()) if arguments.healthy else phantom.make()
     output.write_image(sitk.Cast(chest.image(), sitk.sitkInt16), path)
     return Outcome(f"Sample CT in {path}", {"file": str(path)})

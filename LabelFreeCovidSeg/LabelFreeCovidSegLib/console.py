@@ -61,7 +61,7 @@ class Plain:
 
     def done(self, outcome: Outcome) -> None:
         """Print the outcome."""
-        print(outcome.text)
+        print(outcome.text, flush=True)
 
     def failed(self, kind: str, message: str) -> None:
         """Print the message alone: it is written to be understood without the exception's name."""

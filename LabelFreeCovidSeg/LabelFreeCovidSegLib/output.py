@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ MAPS = {
 NAMES = FILES | MAPS
 
 SCHEMA = "labelfreecovidseg.measurements/1"
+IMAGES = (".nii.gz", ".nrrd")
+"""Endings of what `write_image` writes."""
 NEEDED_BYTES = 200_000_000
 """Free space that is asked for before computing: several times the largest results."""
 
@@ -244,17 +247,31 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
     progress(1.0, "Written")
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write one .nii.gz on its own, whole or not at all.
+def check_new_image(path: Path) -> None:
+    """Find out before computing whether an image can be written as this file.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: its name has another ending than `IMAGES`, or something of this name is there.
     """
+    if not path.name.endswith(IMAGES):
+        raise OutputError(f"{path}: the name of an image ends in {', '.join(IMAGES)}. Name it so.")
+    if path.exists():
+        raise OutputError(f"{path} is there already, and is not replaced. Name another file.")
+    check_folder(path.parent)
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write one image on its own, whole or not at all.
+
+    Raises:
+        OutputError: as `check_new_image`, or it can't be written.
+    """
+    check_new_image(path)
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_nifti(image, unfinished)
+            (_write_nifti if path.name.endswith(".nii.gz") else _write_image)(image, unfinished)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -344,7 +361,9 @@ def _measurements(result: Result, hashes: dict[str, str]) -> dict[str, Any]:
 
 def _scan(scan: Scan) -> dict[str, Any]:
     grid = {key: list(value) for key, value in dataclasses.asdict(scan.native).items()}
-    return {"name": scan.name, "grid_lps_mm": grid}
+    # Scans of two patients may well have the same name and grid; every fourth line and column tells them apart.
+    content = zlib.crc32(scan.hu[:, ::4, ::4].tobytes())
+    return {"name": scan.name, "grid_lps_mm": grid, "content_crc32": content}
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report
+from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report, store
 from LabelFreeCovidSegLib.errors import LungError, OutputError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
@@ -138,6 +138,8 @@ def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
     """(rows, columns) bool, the mask of the same name in `folder`."""
     if folder is None:
         return None
+    if not folder.is_dir():
+        raise LungError(f"{folder}: no folder. Name the one that holds a mask of the same name for each picture.")
     for suffix in pictures.FORMATS:
         path = folder / f"{picture.stem}{suffix}"
         if path.is_file():
@@ -190,7 +192,14 @@ def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], source: P
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"warnings": " ".join(row["warnings"])} for row in rows)
-    content = {"schema": SCHEMA, "source": source.name, **run, "pictures": list(rows), "files": _hashes(folder)}
+    content = {
+        "schema": SCHEMA,
+        "source": source.name,
+        "source_sha256": _sha256(source),
+        **run,
+        "pictures": list(rows),
+        "files": _hashes(folder),
+    }
     (folder / NUMBERS).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -198,6 +207,11 @@ def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of all files of a result but the last to be written."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NUMBERS)
     return {path.relative_to(folder).as_posix(): output.sha256(path) for path in files}
+
+
+def _sha256(source: Path) -> str:
+    """Of the folder's whole path: folders of two patients may well have the same name."""
+    return store.sha256(str(source.absolute()).encode())
 
 
 def _check_replaceable(out: Path, source: Path) -> None:
@@ -212,7 +226,7 @@ def _check_replaceable(out: Path, source: Path) -> None:
         there = None
     if not isinstance(there, dict) or there.get("schema") != SCHEMA:
         raise OutputError(f"{out} holds files that are not an earlier result of this program. Name another folder.")
-    if there["source"] != source.name:
+    if there["source_sha256"] != _sha256(source):
         raise OutputError(f"{out} holds the results of other pictures, '{there['source']}'. Name another folder.")
     if there["files"] != _hashes(out):
         raise OutputError(f"{out}: files in it were changed or added since. Move it away, or name another folder.")

@@ -54,6 +54,26 @@ def test_the_phantoms_lesions_are_outlined_in_the_scene(module, scene, tmp_path,
     assert not list(temporary.iterdir())
 
 
+def test_a_sample_of_the_sample_data_module_is_a_ct_in_the_scene(module, scene, monkeypatch):
+    from LabelFreeCovidSegLib.panel import sample  # which can be imported now that there is an application
+
+    def load_volume(path: str, properties: dict[str, str]) -> Any:  # Slicer's own needs its application
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", properties["name"])
+        storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        storage.SetFileName(path)
+        assert storage.ReadData(node)
+        return node
+
+    monkeypatch.setattr(slicer.util, "loadVolume", load_volume, raising=False)
+    monkeypatch.setattr(sample.install, "ensure", lambda tell: True)
+    monkeypatch.setattr(slicer.util, "showStatusMessage", print, raising=False)
+    node = sample.make("ChestWithoutLesions")
+    assert node.GetName() == "ChestWithoutLesions"
+    hu = slicer.util.arrayFromVolume(node)
+    assert np.isclose(hu, -850, atol=100).mean() > 0.05  # lung
+    assert np.isclose(hu, 40, atol=60).mean() > 0.1
+
+
 def test_a_first_use(panel, scene, tmp_path, temporary):
     patient = phantom.make(shape=(100, 128, 170), spacing_mm=(3.0, 2.0, 2.0))
     ct = load(patient.image(), tmp_path / "ct.nrrd", "vtkMRMLScalarVolumeNode")

@@ -248,6 +248,23 @@ print(sorted({{"torch", "SimpleITK", "scipy", "jinja2", "tqdm"}} & set(sys.modul
     assert said.splitlines()[-1] == "[]"
 
 
+def test_a_reader_who_leaves_early_is_no_fault(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "LabelFreeCovidSegLib", "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 0
+
+
+def test_a_sample_replaces_no_file(tmp_path):
+    (tmp_path / "ct.nrrd").write_text("mine")
+    code, said, complained = run("sample", "-o", tmp_path / "ct.nrrd")
+    assert (code, said) == (1, "")
+    assert "ct.nrrd is there already" in complained
+
+
 # How it is stopped
 
 

@@ -293,6 +293,35 @@ def test_the_result_of_another_scan_is_not_replaced(result, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_the_result_of_another_scan_of_the_same_name_and_grid_is_not_replaced(result, tmp_path):
+    output.write(result, tmp_path / "out")
+    output.write(result, tmp_path / "out")
+    scan = oblique_scan()
+    scan.hu[8, 8, 8] = 40.0
+    with pytest.raises(OutputError, match="holds the results of another scan"):
+        output.write(result_of(scan), tmp_path / "out")
+
+
+# One image on its own
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nrrd"])
+def test_an_image_is_written_in_the_format_of_its_name(tmp_path, name):
+    image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    output.write_image(image, tmp_path / "new" / name)
+    there = sitk.ReadImage(str(tmp_path / "new" / name))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(there), sitk.GetArrayFromImage(image))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+@pytest.mark.parametrize(("name", "fault"), [("ct.png", "ends in"), ("CT.NII.GZ", "ends in"), ("mine.nrrd", "already")])
+def test_no_image_is_written_under_an_odd_name_or_over_another_one(tmp_path, name, fault):
+    (tmp_path / "mine.nrrd").write_text("mine")
+    with pytest.raises(OutputError, match=fault):
+        output.write_image(sitk.Image(2, 2, 2, sitk.sitkInt16), tmp_path / name)
+    assert contents(tmp_path) == {"mine.nrrd": b"mine"}
+
+
 # Found out before computing
 
 

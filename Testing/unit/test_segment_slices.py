@@ -275,6 +275,8 @@ def test_lungs_that_are_missing_or_of_another_size_stop_it_too(folder, tmp_path,
         write(tmp_path / "lungs" / "s10.png", mask)
     with pytest.raises(error, match="s10"):
         run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
+    with pytest.raises(LungError, match=r"s2\.png: no folder"):
+        run(folder, tmp_path / "out", lungs=tmp_path / "lungs" / "s2.png")
     assert method.shown == []
 
 
@@ -305,6 +307,11 @@ def test_other_folders_are_never_replaced(folder, tmp_path, register):
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(OutputError, match="results of other pictures, 'in'"):
         run(tmp_path / "others", tmp_path / "out")
+    (tmp_path / "another patient").mkdir()
+    (tmp_path / "others").rename(tmp_path / "another patient" / "in")
+    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
+        run(tmp_path / "another patient" / "in", tmp_path / "out")
+    (tmp_path / "another patient" / "in").rename(tmp_path / "others")
     with pytest.raises(OutputError, match="not an earlier result"):
         run(tmp_path / "others", tmp_path / "mine")
 
