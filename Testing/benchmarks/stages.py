@@ -94,7 +94,7 @@ def gan3d_stages(method: gan3d.Gan3D, scan: Scan, lungs: LungMask) -> tuple[Stag
         "Made healthy": made * frame.lung,
         "Taken away": taken,
         "Score of the slice network": score,
-        "Lesions": preset.threshold.lesion(score),
+        "Lesions": method.threshold.lesion(score),
     }, frame.grid
 
 

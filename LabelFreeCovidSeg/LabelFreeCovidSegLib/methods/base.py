@@ -91,11 +91,11 @@ REGISTRY = {
     "opacitynet": "LabelFreeCovidSegLib.methods.opacitynet",
     "normnet": "LabelFreeCovidSegLib.methods.normnet",
     "cyclegan": "LabelFreeCovidSegLib.methods.cyclegan",
+    "gan3d": "LabelFreeCovidSegLib.methods.gan3d",
     "uda": "LabelFreeCovidSegLib.methods.uda",
 }
 """Name on the command line and in the panel -> module with `CARD` and `load() -> Method`. Importing the module must not
-need torch: the panel shows the card in Slicer's own process, before torch is installed. `gan3d`, whose weights do not
-ship yet, can be trained (`training.recipes.REGISTRY`), but is not offered here."""
+need torch: the panel shows the card in Slicer's own process, before torch is installed."""
 
 PICTURES = {
     "opacitynet2d": "LabelFreeCovidSegLib.methods.opacitynet2d",

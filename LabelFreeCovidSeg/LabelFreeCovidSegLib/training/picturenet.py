@@ -18,7 +18,6 @@ from LabelFreeCovidSegLib.scan import bounding_box
 from LabelFreeCovidSegLib.training import lungnet
 from LabelFreeCovidSegLib.training.chests import Chest, vary
 from LabelFreeCovidSegLib.training.clahe import TILES
-from LabelFreeCovidSegLib.training.illness import CHANCES
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -75,12 +74,6 @@ class Picture:
 
 PRESETS = {preset.name: preset for preset in (Preset(),)}
 PICTURE = Picture()
-MILD = replace(
-    CHANCES, diseased=0.6, patches_share=(0.02, 0.25), lobar=0.08, segmental=0.15, segmental_share=(0.03, 0.25),
-    focal=0.1, effusion=0.12, effusion_share=(0.03, 0.3), atelectasis_share=(0.03, 0.15),
-)  # fmt: skip
-"""As ill as patients with COVID-19 are. In a single slice the heart's border or a dome of the diaphragm may well be
-consolidation; how often it is, the network can only know from here."""
 CITATION = "LabelFreeCovidSeg's own: no lung was outlined by hand for it."
 EXPECTS = "An axial slice of the chest as a picture, upright, in any window, equalised or not."
 SHIPS = ("network",)
@@ -139,7 +132,7 @@ class PictureNetTrainee(OneNetwork):
 def pictures(chests: Sequence[Chest], preset: Preset, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Some slices of one ill chest; see `PictureNetTrainee.sample`."""
     chest = slab(chests[int(rng.integers(len(chests)))], preset, rng)
-    ill = vary(chest, preset.crop, preset.spacing_mm, rng, MILD)
+    ill = vary(chest, preset.crop, preset.spacing_mm, rng)
     made = [
         picture(ill.hu[k], ill.labels[k] > 0, ill.known[k], rng)
         for k in rng.choice(len(ill.hu), preset.slices, replace=False)
