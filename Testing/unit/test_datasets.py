@@ -295,7 +295,7 @@ def test_a_description_may_lie_elsewhere(tmp_path):
     [
         ('orientation = "XY"', "orientation 'XY' is none of LP, "),
         ('equalised = "no"', "equalised is neither true nor false"),
-        ("equalized = true", "equalized"),
+        ("equalized = true", "no key 'equalized', but folder, orientation, equalised, volumes"),
         ("orientation = ", "not a description of a data set"),
     ],
 )

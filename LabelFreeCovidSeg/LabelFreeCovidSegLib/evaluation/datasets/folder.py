@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,9 @@ class Description:
         """
         try:
             said: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+            known = [attribute.name for attribute in fields(cls)]
+            if odd := [key for key in said if key not in known]:
+                raise ValueError(f"there is no key '{odd[0]}', but {', '.join(known)}")
             turned = said.pop("orientation", {})
             said["orientation"] = {"*": turned} if isinstance(turned, str) else turned
             found = cls(**{**said, "folder": path.parent / said.pop("folder", ".")})
