@@ -240,10 +240,10 @@ def _try(job: _Job, choices: Choices, finished: _Finished, session: Session, pro
 def _segment(job: _Job, choices: Choices, finished: _Finished, session: Session, progress: Progress) -> None:
     output.recover(job.out)
     fingerprint = finished.fingerprint(job)
-    result, staged = segment_file.stage(job.ct, job.out, choices, session, progress)
+    _, staged = segment_file.stage(job.ct, job.out, choices, session, progress, of_path=True)
     with session.undivided():
         finished.drop(job)  # a run that is killed between the next two lines must not be taken for the earlier one
-        output.publish(staged, job.out, result.scan)
+        output.publish(staged, job.out, None)
         finished.add(job, fingerprint)
 
 

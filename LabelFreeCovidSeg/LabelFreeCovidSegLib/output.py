@@ -88,8 +88,11 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_replaceable(folder: Path, scan: Scan) -> None:
+def check_replaceable(folder: Path, scan: Scan | None) -> None:
     """Make sure that nothing but an unchanged earlier result of the same scan would be replaced.
+
+    Args:
+        scan: None where the folder belongs to a path, as in `batch`, whatever scan lies there now.
 
     Raises:
         OutputError: `folder` holds another scan's result, or a file of the same name that is someone else's work.
@@ -98,7 +101,7 @@ def check_replaceable(folder: Path, scan: Scan) -> None:
     if not present:
         return
     there = earlier(folder)
-    if there and there["scan"] != _scan(scan):
+    if there and scan and there["scan"] != _scan(scan):
         raise OutputError(
             f"{folder} holds the results of another scan, '{there['scan']['name']}'. Name another folder."
         )
@@ -136,8 +139,11 @@ def stage(result: Result, folder: Path, progress: Progress = silent) -> Path:
     return staged
 
 
-def publish(staged: Path, folder: Path, scan: Scan) -> dict[str, Path]:
-    """Move what `stage` wrote to its place, in the place of an earlier result of the same scan.
+def publish(staged: Path, folder: Path, scan: Scan | None) -> dict[str, Path]:
+    """Move what `stage` wrote to its place, in the place of an earlier result.
+
+    Args:
+        scan: see `check_replaceable`.
 
     Raises:
         OutputError: an earlier result can't be replaced; it is as it was, and what was staged is gone.

@@ -24,11 +24,14 @@ class Choices:
     precision: str = "auto"
 
 
-def stage(ct: Path, out: Path, choices: Choices, session: Session, progress: Progress) -> tuple[Result, Path]:
+def stage(
+    ct: Path, out: Path, choices: Choices, session: Session, progress: Progress, of_path: bool = False
+) -> tuple[Result, Path]:
     """Segment a scan and collect its results beside `out`, ready for `output.publish`.
 
     Args:
         ct: see `read.read`.
+        of_path: whether `out` belongs to the path `ct`, so that the result of a scan that lay there before is replaced.
 
     Returns:
         The result, and where its files lie until they are published.
@@ -41,7 +44,7 @@ def stage(ct: Path, out: Path, choices: Choices, session: Session, progress: Pro
     started = time.perf_counter()
     scan = read(ct)
     reading = {"reading": round(time.perf_counter() - started, 2)}
-    output.check_replaceable(out, scan)
+    output.check_replaceable(out, None if of_path else scan)
     result = pipeline.segment(
         scan, choices.method, choices.lungs, choices.device, choices.precision, part(progress, 0.1, 0.9)
     )
