@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib import terminology
 from LabelFreeCovidSegLib.pipeline import Result
-from LabelFreeCovidSegLib.scan import AIR_HU, Grid, bounding_box, resample
+from LabelFreeCovidSegLib.scan import AIR_HU, Grid, bounding_box, resample, windowed
 
 WINDOW_HU = (-1350.0, 150.0)
 """Lung window: level -600, width 1500."""
@@ -133,8 +133,7 @@ def _picture(result: Result, box: tuple[slice, ...], axis: int, marks: tuple[tup
     hu = plane(scan.hu, outside=AIR_HU)
     classes = plane(result.classes, nearest=True)
     lungs = plane(result.lungs.labels, nearest=True)
-    low, high = WINDOW_HU
-    grey = np.clip((hu - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
+    grey = windowed(hu, WINDOW_HU, (0.0, 255.0)).round().astype(np.uint8)
     pixel_cm2 = np.prod([spacing_mm[a] for a in range(3) if a != axis]) / 100
     return Picture(
         ct=png(grey),

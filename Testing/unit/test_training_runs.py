@@ -325,6 +325,8 @@ def test_complete_runs_are_skipped_and_a_run_that_was_cut_off_goes_on(cache, tmp
 def test_a_fault_in_the_last_fold_is_told_before_the_first_is_trained(cache, tmp_path):
     with pytest.raises(TrainingError, match="there is no scan 'emil'"):
         leave_one_out(Plan.of("toy"), cache, [("anna",), ("emil",)], [0], tmp_path / "out", MACHINE)
+    with pytest.raises(TrainingError, match="A seed is there twice in 3, 0, 3"):
+        leave_one_out(Plan.of("toy"), cache, [("anna",)], [3, 0, 3], tmp_path / "out", MACHINE)
     assert not ToyTrainee.made
 
 

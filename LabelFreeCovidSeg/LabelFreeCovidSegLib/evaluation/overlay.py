@@ -6,7 +6,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.evaluation.judged import Judged
 from LabelFreeCovidSegLib.report import WINDOW_HU, border, png
-from LabelFreeCovidSegLib.scan import bounding_box, resample
+from LabelFreeCovidSegLib.scan import bounding_box, resample, windowed
 
 TRUTH_RGB, FOUND_RGB = (0, 158, 115), (213, 94, 0)
 """Green and vermillion of the Okabe-Ito palette."""
@@ -30,8 +30,7 @@ def picture(case: Judged) -> str:
         border(resample(mask.astype(np.uint8), case.grid, grid, nearest=True)[0] > 0)
         for mask in (case.truth, case.found)
     )
-    low, high = WINDOW_HU
-    grey = np.clip((hu - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
+    grey = windowed(hu, WINDOW_HU, (0.0, 255.0)).round().astype(np.uint8)
     rgb = np.repeat(grey[..., None], 3, axis=2)
     rgb[truth], rgb[found], rgb[truth & found] = TRUTH_RGB, FOUND_RGB, BOTH_RGB
     return png(rgb)

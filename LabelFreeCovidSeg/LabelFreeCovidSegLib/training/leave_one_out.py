@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from LabelFreeCovidSegLib.errors import TrainingError
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.training import loop, recipes, runs
 from LabelFreeCovidSegLib.training.prepare import Cache
@@ -37,11 +38,13 @@ def leave_one_out(
         The model store of each fold.
 
     Raises:
-        TrainingError: an unknown scan, or one that is left out and held out; a run there of another recipe; or several
-            seeds of a method whose networks do not vote.
+        TrainingError: an unknown scan, or one that is left out and held out; a run there of another recipe; a seed
+            that is there twice, or several of a method whose networks do not vote.
     """
     # All faults of the plan before hours of training.
     recipes.refuse_vote(plan.method, len(seeds))
+    if len(set(seeds)) < len(seeds):
+        raise TrainingError(f"A seed is there twice in {', '.join(map(str, seeds))}. Give each once.")
     plans = [replace(plan, seed=seed, without=(*plan.without, *fold)) for fold in folds for seed in seeds]
     planned = [one.recipe(cache) for one in plans]
     paths = [folder / "+".join(fold) / f"seed-{seed}" for fold in folds for seed in seeds]
