@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from LabelFreeCovidSegLib import device
-from LabelFreeCovidSegLib.lungs import picturenet
+from LabelFreeCovidSegLib.lungs import label, picturenet
 from LabelFreeCovidSegLib.methods import normnet, opacitynet, opacitynet2d
 from LabelFreeCovidSegLib.methods.base import HU
 from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, OPACITY
@@ -247,7 +247,10 @@ def views(preset: Preset, judge: Sequence[Arrays], seed: int, count: int) -> lis
 def calibrate(
     preset: Preset, states: Sequence[Mapping[str, Tensor]], judge: Sequence[Arrays], progress: Progress
 ) -> dict[str, Any]:
-    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error."""
+    """`calibration` of the networks' mean probability on foreign lesions in the held-out scan, and its error.
+
+    And `lungs`, the network that finds them in the pictures of training and calibration alike.
+    """
     networks = calibration.restored(lambda: opacitynet2d.build(preset), states)
     compute = device.choose()
 
@@ -262,4 +265,5 @@ def calibrate(
         return np.concatenate(scores), np.concatenate(lesions)
 
     fitted = scored(FIT_SEED, part(progress, 0.0, 0.5))
-    return calibration.fit(fitted, scored(CHECK_SEED, part(progress, 0.5, 1.0)))
+    found = calibration.fit(fitted, scored(CHECK_SEED, part(progress, 0.5, 1.0)))
+    return found | {"lungs": label("lungnet", picture=True)}
