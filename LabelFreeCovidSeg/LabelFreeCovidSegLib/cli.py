@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 cancelled.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections import Counter
@@ -66,9 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabelFreeCovidSegError as error:
         told.failed(type(error).__name__, str(error))
         return 1
-    except BrokenPipeError:  # whoever read standard output has gone; what was asked for is done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else its last flush fails, too
-        return 0
     except Exception as error:  # the last place where a fault of the program can be told to whoever started it
         traceback.print_exc()
         told.failed(type(error).__name__, f"{type(error).__name__}: {error}")

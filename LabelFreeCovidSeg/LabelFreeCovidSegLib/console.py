@@ -60,8 +60,11 @@ class Plain:
         """Say nothing yet."""
 
     def done(self, outcome: Outcome) -> None:
-        """Print the outcome."""
-        print(outcome.text, flush=True)
+        """Print the outcome. Who read standard output may have gone; what was asked for is done all the same."""
+        try:
+            print(outcome.text, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else its last flush fails, too
 
     def failed(self, kind: str, message: str) -> None:
         """Print the message alone: it is written to be understood without the exception's name."""

@@ -30,6 +30,8 @@ FORMATS = {
 }
 _FLOATS = {16: "f4", 64: "f8"}
 """NIfTI's codes of numbers that can be NaN."""
+_LEAST_OFFSET = 352
+"""Of the voxels, behind the header; with 0, ITK would take the header for voxels."""
 _BLOCK = 1 << 20
 _STRAIGHTEN = (
     "In Slicer, load it, resample it onto a straight grid (Resample Scalar/Vector/DWI Volume module), save it as .nrrd "
@@ -109,6 +111,8 @@ def _check_nifti(path: Path) -> None:
             dimensions = struct.unpack_from(order + "8h", start, 40)
             kind, bits = struct.unpack_from(order + "2h", start, 70)
             (offset,) = struct.unpack_from(order + "f", start, 108)
+            if not _LEAST_OFFSET <= offset < float("inf"):
+                raise _damaged(path.name, "NIfTI-1")
             stream.read(int(offset) - len(start))
             finite, length = _read_through(stream, order + _FLOATS[kind] if kind in _FLOATS else None)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -143,7 +147,7 @@ def skew(axes: np.ndarray) -> float:
 def not_finite(name: str) -> ScanError:
     """What is said of a file with NaN."""
     return ScanError(
-        f"{name}: some voxels are NaN or infinite. Replace them by air (-1024 HU), or export the CT again."
+        f"{name}: some voxels are NaN or infinite. Replace them, in a CT by air (-1024 HU), or export the file again."
     )
 
 

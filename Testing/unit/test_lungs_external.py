@@ -164,6 +164,16 @@ def test_of_segments_with_names_those_called_lung_are_the_lungs(scan, tmp_path, 
     np.testing.assert_array_equal(find_lungs(scan, tmp_path / "chest.seg.nrrd").labels, labels)
 
 
+def test_segments_of_an_old_slicer_have_a_layer_each(scan, tmp_path):
+    labels, heart = two_boxes(1, 1), np.zeros(SHAPE, np.uint8)
+    heart[5:20, 10:20, 26:29] = 1
+    image = sitk.Compose([image_of(heart), image_of(labels)])
+    for number, name in enumerate(("heart", "lungs")):
+        image.SetMetaData(f"Segment{number}_Name", name)
+    sitk.WriteImage(image, str(tmp_path / "chest.seg.nrrd"))
+    np.testing.assert_array_equal(find_lungs(scan, tmp_path / "chest.seg.nrrd").labels > 0, labels > 0)
+
+
 def test_without_the_lungmask_package_its_installation_is_explained(scan, monkeypatch):
     monkeypatch.setitem(sys.modules, "lungmask", None)
     with pytest.raises(LungError, match="pip install lungmask"):

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import struct
 import tempfile
 from pathlib import Path
 
@@ -191,6 +192,15 @@ def test_a_small_field_of_view_is_refused(tmp_path):
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_a_unit_of_length_that_cant_be_is_refused(tmp_path, scale):
     assert_refused(write(tmp_path / "unit.nrrd", ct(spacing=(5 * scale,) * 3)), "unit of length", "mm", "Export")
+
+
+@pytest.mark.parametrize("offset", [0.0, -1.0, np.nan, np.inf])
+def test_a_nifti_file_whose_voxels_do_not_begin_behind_its_header_is_refused(tmp_path, offset):
+    path = write(tmp_path / "ct.nii", ct())
+    data = bytearray(path.read_bytes())
+    data[108:112] = struct.pack("<f", offset)
+    path.write_bytes(data)
+    assert_refused(path, "no complete NIfTI-1 file")
 
 
 def test_a_nifti_file_in_metres_that_are_millimetres_is_refused(tmp_path):

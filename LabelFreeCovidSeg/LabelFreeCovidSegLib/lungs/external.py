@@ -66,7 +66,14 @@ def _called_lung(image: sitk.Image) -> list[tuple[int, int]]:
     chosen = [one for one in segments if re.search(r"lung|lobe", image.GetMetaData(f"{one}_Name"), re.IGNORECASE)]
     if len(chosen) == len(segments):
         return []
-    return [(int(image.GetMetaData(f"{one}_Layer")), int(image.GetMetaData(f"{one}_LabelValue"))) for one in chosen]
+    return [_place(image, one) for one in chosen]
+
+
+def _place(image: sitk.Image, segment: str) -> tuple[int, int]:
+    """Layer and label of a segment; before Slicer 4.11 each had a layer of its own, in which it was 1."""
+    if not image.HasMetaDataKey(f"{segment}_Layer"):
+        return int(segment.removeprefix("Segment")), 1
+    return int(image.GetMetaData(f"{segment}_Layer")), int(image.GetMetaData(f"{segment}_LabelValue"))
 
 
 def of_array(mask: np.ndarray, scan: Scan, name: str) -> LungMask:
