@@ -62,14 +62,15 @@ $(VENV)/slicer-5.10.installed: $(VENV)/torch.installed
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --target $(VENV)/slicer-5.10 $(SLICER_5_10)
 	touch $@
 
-# For the supervised row of docs/evaluation.md alone: its torch is another one than ours.
+# For the supervised row of docs/evaluation.md alone: its package brings dozens of others that nothing else here needs.
 nnunet-env: $(VENV)-nnunet/installed
 
 $(VENV)-nnunet/installed:
-	@echo "Installing nnU-Net v2 and a torch of its own into $(VENV)-nnunet (several GB)."
+	@echo "Installing nnU-Net v2 and torch into $(VENV)-nnunet (1.5 GB, several with CUDA)."
 	"$(PYTHON)" -m venv $(VENV)-nnunet
-	$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install 'nnunetv2>=2.5'
+	pip="$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt"
+	$$pip torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$$pip nnunetv2==2.8.1
 	touch $@
 
 clean:

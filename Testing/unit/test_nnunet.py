@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,9 +42,11 @@ for path in given.glob("*_0000.nii.gz"):
 """
 """Stands in for nnUNetv2_predict: classes by density, one file a case."""
 TRAIN = """
-import os
+import os, sys
 from pathlib import Path
-fold = Path(os.environ["nnUNet_results"]) / "Dataset501_PhantomLesions/nnUNetTrainer__nnUNetPlans__3d_fullres/fold_all"
+trainer, plans = (sys.argv[sys.argv.index(flag) + 1] for flag in ("-tr", "-p"))
+network = f"Dataset501_PhantomLesions/{trainer}__{plans}__3d_fullres"
+fold = Path(os.environ["nnUNet_results"]) / network / "fold_all"
 fold.mkdir(parents=True)
 (fold / "checkpoint_final.pth").write_bytes(b"weights")
 """
@@ -164,9 +167,28 @@ def test_it_is_planned_and_trained_by_its_own_commands(workspace, programs):
     nnunet.train(workspace, "cpu")
     assert (workspace.folder / "called").read_text().splitlines() == [
         "nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres --verify_dataset_integrity",
-        "nnUNetv2_train 501 3d_fullres all -device cpu",
+        "nnUNetv2_train 501 3d_fullres all -tr nnUNetTrainer -p nnUNetPlans -device cpu",
     ]
     assert workspace.model.read_bytes() == b"weights"
+
+
+def test_a_trial_has_small_plans_a_short_trainer_and_a_model_of_its_own(workspace, programs, monkeypatch):
+    nnunet.write_dataset(workspace, [known()])
+    programs("nnUNetv2_plan_and_preprocess", SAYS)
+    programs("nnUNetv2_train", SAYS + TRAIN)
+    trial = Workspace(workspace.folder, nnunet.TRIAL)
+    nnunet.train(trial, "cpu")
+    planned, trained = (workspace.folder / "called").read_text().splitlines()
+    assert planned.endswith("-gpu_memory_target 1 -overwrite_plans_name nnUNetPlansTrial")
+    assert trained.endswith("-tr nnUNetTrainerTrial -p nnUNetPlansTrial -device cpu")
+    (searched,) = (Path(value) for name, value in trial.variables.items() if name == "nnUNet_extTrainer")
+    assert "class nnUNetTrainerTrial(" in (searched / "trial.py").read_text()
+    assert trial.model.exists()
+    assert not workspace.model.exists()
+    monkeypatch.setenv(nnunet.VARIABLE, str(workspace.folder))
+    assert base.load("nnunet").weights.startswith("nnunet, a trial (")
+    nnunet.train(workspace, "cpu")
+    assert base.load("nnunet").weights.startswith("nnunet (")
 
 
 def test_without_cases_or_without_a_model_training_says_what_is_missing(workspace, programs):
@@ -215,7 +237,7 @@ def test_a_scan_is_segmented_on_its_own_grid_within_the_lungs(trained, programs)
     np.testing.assert_array_equal(found.lesion, case.lesions > 0)
     assert (found.classes.dtype, found.lesion.dtype, found.score.dtype) == (np.uint8, np.uint8, np.float32)
     called = (trained.folder / "called").read_text().split()
-    assert called[5:] == ["-d", "501", "-c", "3d_fullres", "-f", "all", "-device", "cpu"]
+    assert " ".join(called[5:]) == "-d 501 -c 3d_fullres -f all -tr nnUNetTrainer -p nnUNetPlans -device cpu"
     assert method.weights == f"nnunet ({hashlib.sha256(b'weights').hexdigest()[:8]})"
 
 

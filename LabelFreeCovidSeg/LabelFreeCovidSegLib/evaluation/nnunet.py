@@ -4,10 +4,10 @@ Isensee, Jaeger, Kohl, Petersen, Maier-Hein: nnU-Net: a self-configuring method 
 segmentation. Nature Methods 18 (2021) 203-211.
 
 It learns from phantoms with their lesions, and from no expert's mask. Here is what it needs to be asked: cases as it
-wants them on disk, its three commands, and the way back onto a scan's grid. Its package would replace this program's
-torch, so it is never imported; `make nnunet-env` installs it beside.
+wants them on disk, its three commands, and the way back onto a scan's grid. Its package brings many others along, so it
+is never imported; `make nnunet-env` installs it beside.
 
-    python -m LabelFreeCovidSegLib.evaluation.nnunet WORKSPACE [--cases 40] [--device cuda]
+    python -m LabelFreeCovidSegLib.evaluation.nnunet WORKSPACE [--cases 40] [--device cuda] [--trial]
 """
 
 from __future__ import annotations
@@ -55,20 +55,46 @@ ENDING = ".nii.gz"
 LABELS = {"background": 0, "ground glass": 1, "consolidation": 2}
 CASES, FIRST_SEED = 40, 50_000
 """Phantoms to learn from; the sample, and those that others are judged on, have small seeds."""
+TRAINERS = Path(__file__).parent / "nnunet_trainers"
+"""Trainers that nnU-Net's package does not have."""
 LAST_LINES = 8
 """Of the output of a command that failed."""
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What nnU-Net knows one way of training by."""
+
+    trainer: str
+    plans: str
+    planning: tuple[str, ...] = ()
+
+
+FULL = Recipe("nnUNetTrainer", "nnUNetPlans")
+"""nnU-Net's own."""
+TRIAL = Recipe(
+    "nnUNetTrainerTrial",
+    "nnUNetPlansTrial",
+    ("-gpu_memory_target", "1", "-overwrite_plans_name", "nnUNetPlansTrial"),
+)
+"""A network and patches as for 1 GB instead of 8, and `nnunet_trainers/trial.py`: minutes on a CPU."""
+
+
+@dataclass(frozen=True)
 class Workspace:
-    """A folder with the three folders that nnU-Net knows by environment variables, and the logs of its commands."""
+    """A folder with the three folders that nnU-Net knows by environment variables, and the logs of its commands.
+
+    Both recipes can have a model in one folder.
+    """
 
     folder: Path
+    recipe: Recipe = FULL
 
     @property
     def variables(self) -> dict[str, str]:
-        """What nnU-Net looks for its folders by."""
-        return {f"nnUNet_{name}": str(self.folder / name) for name in ("raw", "preprocessed", "results")}
+        """What nnU-Net looks for its folders, and for trainers other than its own, by."""
+        folders = {f"nnUNet_{name}": str(self.folder / name) for name in ("raw", "preprocessed", "results")}
+        return folders | {"nnUNet_extTrainer": str(TRAINERS)}
 
     @property
     def dataset(self) -> Path:
@@ -78,8 +104,8 @@ class Workspace:
     @property
     def model(self) -> Path:
         """The trained network's file."""
-        trainer = f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
-        return self.folder / "results" / DATASET / trainer / f"fold_{FOLD}" / "checkpoint_final.pth"
+        network = f"{self.recipe.trainer}__{self.recipe.plans}__{CONFIGURATION}"
+        return self.folder / "results" / DATASET / network / f"fold_{FOLD}" / "checkpoint_final.pth"
 
 
 def phantoms(count: int = CASES) -> Iterator[Known]:
@@ -145,9 +171,11 @@ def train(workspace: Workspace, device: str = "cuda", progress: Progress = silen
     """
     if not (workspace.dataset / "dataset.json").exists():
         raise TrainingError(f"{workspace.dataset}: no cases to learn from. Write them first.")
-    plan = ["-d", NUMBER, "-c", CONFIGURATION, "--verify_dataset_integrity"]
+    recipe = workspace.recipe
+    plan = ["-d", NUMBER, "-c", CONFIGURATION, "--verify_dataset_integrity", *recipe.planning]
     run(workspace, "nnUNetv2_plan_and_preprocess", plan, part(progress, 0.0, 0.05))
-    run(workspace, "nnUNetv2_train", [NUMBER, CONFIGURATION, FOLD, "-device", device], part(progress, 0.05, 1.0))
+    fit = [NUMBER, CONFIGURATION, FOLD, "-tr", recipe.trainer, "-p", recipe.plans, "-device", device]
+    run(workspace, "nnUNetv2_train", fit, part(progress, 0.05, 1.0))
     if not workspace.model.exists():
         raise TrainingError(f"{workspace.model}: missing, although the training ended well. See the log beside raw/.")
 
@@ -203,8 +231,9 @@ def predict(workspace: Workspace, scan: Scan, device: str, progress: Progress = 
         given, found = Path(folder) / "imagesTs", Path(folder) / "found"
         given.mkdir()
         write_image(scan, given / f"scan_0000{ENDING}")
-        where = ["-i", str(given), "-o", str(found), "-d", NUMBER, "-c", CONFIGURATION, "-f", FOLD, "-device", device]
-        run(workspace, "nnUNetv2_predict", where, progress)
+        where = ["-i", str(given), "-o", str(found), "-d", NUMBER, "-c", CONFIGURATION, "-f", FOLD]
+        how = ["-tr", workspace.recipe.trainer, "-p", workspace.recipe.plans, "-device", device]
+        run(workspace, "nnUNetv2_predict", [*where, *how], progress)
         return read_back(found / f"scan{ENDING}", scan)
 
 
@@ -238,7 +267,8 @@ class NnUNet:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self.weights = f"nnunet ({store.sha256(workspace.model.read_bytes())[:8]})"
+        name = "nnunet, a trial" if workspace.recipe == TRIAL else "nnunet"
+        self.weights = f"{name} ({store.sha256(workspace.model.read_bytes())[:8]})"
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan. The score is the outline itself."""
@@ -247,18 +277,21 @@ class NnUNet:
 
 
 def load() -> NnUNet:
-    """The model of the workspace that `VARIABLE` names.
+    """The model of the workspace that `VARIABLE` names; one of nnU-Net's own recipe before one of a trial.
 
     Raises:
         WeightsError: it names none, or nothing was trained there.
     """
     named = os.environ.get(VARIABLE)
-    if not named or not Workspace(Path(named)).model.exists():
-        raise WeightsError(
-            f"No trained nnU-Net in {named or f'the workspace that {VARIABLE} should name'}. Train one: python -m "
-            "LabelFreeCovidSegLib.evaluation.nnunet WORKSPACE (docs/evaluation.md)."
-        )
-    return NnUNet(Workspace(Path(named).absolute()))
+    if named:
+        for recipe in (FULL, TRIAL):
+            workspace = Workspace(Path(named).absolute(), recipe)
+            if workspace.model.exists():
+                return NnUNet(workspace)
+    raise WeightsError(
+        f"No trained nnU-Net in {named or f'the workspace that {VARIABLE} should name'}. Train one: python -m "
+        "LabelFreeCovidSegLib.evaluation.nnunet WORKSPACE (docs/evaluation.md)."
+    )
 
 
 def main() -> None:
@@ -267,8 +300,9 @@ def main() -> None:
     parser.add_argument("workspace", type=Path, help="folder for cases and model; what is written there is kept")
     parser.add_argument("--cases", type=int, default=CASES, help=f"phantoms to learn from (default: {CASES})")
     parser.add_argument("--device", choices=("cuda", "cpu", "mps"), default="cuda", help="(default: cuda)")
+    parser.add_argument("--trial", action="store_true", help="100 batches of small patches, to see that all of it runs")
     arguments = parser.parse_args()
-    workspace = Workspace(arguments.workspace.absolute())
+    workspace = Workspace(arguments.workspace.absolute(), TRIAL if arguments.trial else FULL)
     try:
         if not (workspace.dataset / "dataset.json").exists():
             write_dataset(workspace, phantoms(arguments.cases))
