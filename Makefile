@@ -69,7 +69,8 @@ $(VENV)-nnunet/installed:
 	@echo "Installing nnU-Net v2 and torch into $(VENV)-nnunet (1.5 GB, several with CUDA)."
 	"$(PYTHON)" -m venv $(VENV)-nnunet
 	pip="$(VENV)-nnunet/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt"
-	$$pip torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	# It imports torchvision, which must come from the same place as torch.
+	$$pip torch torchvision $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$$pip nnunetv2==2.8.1
 	touch $@
 
