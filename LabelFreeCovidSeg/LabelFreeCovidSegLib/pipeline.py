@@ -81,11 +81,8 @@ def segment(
     clock = _Clock()
     compute = device.choose(device_name, precision)
     model = base.load(method)
-    if model.card.domain not in (base.HU, base.ANY):
-        raise LabelFreeCovidSegError(
-            f"The weights {model.weights} were trained on locally equalised pictures, not on Hounsfield units. Take "
-            "them for such pictures (`segment --slices FOLDER --equalised`), or choose another method."
-        )
+    if why := unfit(model.card, model.weights):
+        raise LabelFreeCovidSegError(why)
     clock.lap("start")
     lung_mask = lungs if isinstance(lungs, LungMask) else find_lungs(scan, lungs, part(progress, 0.0, 0.4))
     clock.lap("lungs")
@@ -109,6 +106,16 @@ def segment(
     progress(1.0, "Measuring")
     return Result(
         scan, lung_mask, classes, prediction.score, measurements, run, prediction.healthy_hu, prediction.agreement
+    )
+
+
+def unfit(card: Card, weights: str) -> str:
+    """Why a method can't work on a CT; empty if it can."""
+    if card.domain in (base.HU, base.ANY):
+        return ""
+    return (
+        f"The weights {weights} were trained on locally equalised pictures, not on Hounsfield units. Take them for "
+        "such pictures (`segment --slices FOLDER --equalised`), or choose another method."
     )
 
 

@@ -14,7 +14,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -123,6 +123,15 @@ def entries() -> list[Stored]:
 def find(name: str) -> Stored | None:
     """The weights that a method runs on; None if there are none. Raises `WeightsError` as `entries` does."""
     return next((stored for stored in entries() if stored.entry.name == name), None)
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """SHA-256 of all that manifests say of these networks: their files, and the recipe with its thresholds.
+
+    A network that is in no store has no part in it. Raises `WeightsError` as `entries` does.
+    """
+    found = [asdict(stored.entry) for name in names if (stored := find(name))]
+    return sha256(json.dumps(found, sort_keys=True).encode())
 
 
 def read_manifest(store: Path) -> dict[str, Entry]:

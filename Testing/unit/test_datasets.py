@@ -1,5 +1,6 @@
 """Public data sets as their owners lay them out, made up and small: what is found in them, and their traps."""
 
+import hashlib
 import struct
 import zlib
 from dataclasses import replace
@@ -25,6 +26,8 @@ def write(path: Path, array: np.ndarray, spacing=(4.0, 4.5, 5.0)) -> Path:
 
 
 TINY = np.zeros((3, 4, 5), np.int16)
+NORMNETS = ("C", "C_bright", "oracle_threshold")
+"""The protocols by which NormNet's authors published numbers."""
 
 
 def opened(name: str, root: Path) -> list[Case]:
@@ -56,13 +59,14 @@ def test_each_part_of_ct_seg_is_a_set_and_radiopaedia_has_lost_its_hu(tmp_path, 
     assert any("validation" in note for note in REGISTRY[name].notes) is hu
 
 
-def test_of_the_nine_medseg_volumes_c_leaves_out_number_6_and_effusion_is_no_lesion(tmp_path):
+def test_of_the_nine_medseg_volumes_normnets_protocols_leave_out_number_6_and_effusion_is_no_lesion(tmp_path):
     for number in range(1, 10):
         for kind in ("rp_im", "rp_msk", "rp_lung_msk"):
             write(tmp_path / kind / f"{number}.nii.gz", TINY)
     cases = opened("medseg-9", tmp_path)
     assert names(cases) == [str(number) for number in range(1, 10)]
-    assert [case.name for case in cases if "C" in case.left_out] == ["6"]
+    for protocol in NORMNETS:
+        assert [case.name for case in cases if protocol in case.left_out] == ["6"]
     assert cases[0].lesions == cases[0].classes == Mask(tmp_path / "rp_msk" / "1.nii.gz", (1, 2))
 
 
@@ -98,8 +102,26 @@ def test_uestc_tells_experts_by_their_number_and_c_leaves_out_thick_slices(tmp_p
     assert len(cases) == 120
     assert sum(case.name.startswith("expert-") for case in cases) == 50
     assert {case.image.parent.parent.name for case in cases if case.name.startswith("expert-")} == {experts}
-    left_out = {case.name: case.left_out["C"] for case in cases if case.left_out}
-    assert left_out == {"expert-007": "slices 5 mm apart", "non-expert-007": "slices 5 mm apart"}
+    left_out = {case.name: case.left_out for case in cases if case.left_out}
+    assert left_out == {f"{who}-007": dict.fromkeys(NORMNETS, "slices 5 mm apart") for who in ("expert", "non-expert")}
+
+
+@pytest.mark.parametrize(("sums", "algorithm"), [("SHA256SUMS", hashlib.sha256), ("MD5SUMS", hashlib.md5)])
+def test_files_are_compared_with_the_checksums_that_lie_beside_them(tmp_path, sums, algorithm):
+    for kind in ("images", "lesions"):
+        write(tmp_path / kind / "one.nii.gz", TINY)
+    known = {
+        kind: algorithm((tmp_path / kind / "one.nii.gz").read_bytes()).hexdigest() for kind in ("images", "lesions")
+    }
+    (tmp_path / sums).write_text("".join(f"{digest}  {kind}/one.nii.gz\n" for kind, digest in known.items()))
+    data, folder = datasets.find(str(tmp_path))
+    assert len(data.open(folder)) == 1
+    write(tmp_path / "lesions" / "one.nii.gz", 1 - TINY)
+    with pytest.raises(DataSetError, match=rf"lesions.one.nii.gz: damaged, its checksum is not that of {sums}"):
+        data.open(folder)
+    (tmp_path / sums).write_text(f"{known['images']} *images/two.nii.gz\n")
+    with pytest.raises(DataSetError, match=rf"images.two.nii.gz: can't be read, and {sums} lists it"):
+        data.open(folder)
 
 
 def test_luna16_is_without_lesions_and_the_trachea_is_no_lung(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from filelock import FileLock
 from LabelFreeCovidSegLib import cli, device, phantom, pipeline, quantify, store
 from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.device import Compute
@@ -115,7 +116,7 @@ def texts(data: Path, out: str = "out") -> dict[str, str]:
 def test_one_line_a_method_with_mean_sd_interval_and_kind(stand_in, data):
     evaluate(data)
     written = texts(data)
-    assert set(os.listdir(data.parent / "out")) == {*FILES, "cases"}
+    assert set(os.listdir(data.parent / "out")) == {*FILES, run.CASES, run.LOCKS}
     rows = {(row["method"], row["metric"]): row for row in csv.DictReader(io.StringIO(written["table.csv"]))}
     good, taught = (rows[method, "DSC"] for method in METHODS)
     values = [1, 2 / 3, 1]
@@ -127,7 +128,7 @@ def test_one_line_a_method_with_mean_sd_interval_and_kind(stand_in, data):
     assert taught["kind"] == "supervised"
     assert "| good | label-free | 3 | 88.9 ± 15.7 [66.7, 100.0] |" in written["table.md"]
     assert PROTOCOLS["volume"].caveat in written["table.md"]
-    assert "DSC: good - taught = +33.3 points over the 3 units" in written["table.md"]
+    assert "DSC: good - taught = +33.3 points over the 3 cases" in written["table.md"]
     assert r"88.9 $\pm$ 15.7 [66.7, 100.0]" in written["table.tex"]
 
 
@@ -277,6 +278,64 @@ def test_all_cases_are_computed_again_if_the_lung_networks_weights_have_changed(
     assert len(stand_in.seen) == 3
 
 
+def test_all_cases_are_computed_again_if_only_a_threshold_of_the_weights_has_changed(stand_in, data, monkeypatch):
+    monkeypatch.setitem(CARDS, "good", Card("good", "Good", "", "", networks=("toy",)))
+    entry = store.Entry("toy", "1", {"toy.safetensors": "ab" * 32}, {"threshold": 0.3}, [], "CC0", True, "", "")
+    monkeypatch.setattr(store, "find", lambda name: store.Stored(entry, data) if name == "toy" else None)
+    evaluate(data, methods=("good",))
+    stand_in.seen.clear()
+    evaluate(data, methods=("good",))
+    assert stand_in.seen == []
+    entry.recipe["threshold"] = 0.4
+    evaluate(data, methods=("good",))
+    assert len(stand_in.seen) == 3
+
+
+def test_all_cases_are_computed_again_in_another_precision(stand_in, data, monkeypatch):
+    evaluate(data, methods=("good",))
+    stand_in.seen.clear()
+    monkeypatch.setattr(device, "choose", lambda name, precision: Compute("cpu", "bfloat16"))
+    evaluate(data, methods=("good",))
+    assert len(stand_in.seen) == 3
+
+
+def test_several_runs_into_one_folder_share_the_cases(stand_in, data):
+    """Another run is at work on the first case: it comes last, and the tables are the same."""
+    evaluate(data, "whole", methods=("good",))
+    stand_in.seen.clear()
+    lock = data.parent / "out" / run.LOCKS / "chests" / "good" / "a.lock"
+    lock.parent.mkdir(parents=True)
+    other = FileLock(lock)
+    other.acquire()
+
+    class Releasing(Plain):
+        def progress(self, fraction, text):
+            if "Waiting for another run" in text:
+                other.release()
+
+    evaluate(data, methods=("good",), reporter=Releasing())
+    assert [scan for _, scan in stand_in.seen] == ["b.nii.gz", "c.nii.gz", "a.nii.gz"]
+    assert texts(data) == texts(data, "whole")
+
+
+def test_a_case_that_another_run_has_finished_meanwhile_is_taken_from_it(stand_in, data):
+    lock = data.parent / "out" / run.LOCKS / "chests" / "good" / "a.lock"
+    lock.parent.mkdir(parents=True)
+    other = FileLock(lock)
+    other.acquire()
+    measured = []
+
+    class Finishing(Plain):
+        def progress(self, fraction, text):
+            if "Waiting for another run" in text:
+                other.release()
+                evaluate(data, methods=("good",))
+                measured.extend(stand_in.seen)
+
+    evaluate(data, methods=("good",), reporter=Finishing())
+    assert len(measured) == len(stand_in.seen) == 3
+
+
 def test_a_further_protocol_keeps_what_is_measured(stand_in, data):
     evaluate(data, methods=("good",))
     evaluate(data, methods=("good",), protocols=("oracle_threshold",))
@@ -299,6 +358,42 @@ def test_a_case_that_fails_costs_no_other_is_named_and_tried_again(stand_in, dat
     _, failed = evaluate(data, methods=("good",))
     assert not failed
     assert stand_in.seen == [("good", "b.nii.gz")]
+
+
+def test_an_error_of_several_lines_is_one_note(stand_in, data):
+    stand_in.faults = {"b.nii.gz": LungError("no lungs.\n\nGet the data\n  from there")}
+    evaluate(data, methods=("good",))
+    assert "- Failed: chests/good/b: no lungs. Get the data from there\n" in texts(data)["table.md"]
+
+
+def test_what_learnt_from_equalised_pictures_is_left_out_of_a_ct(stand_in, data, monkeypatch):
+    monkeypatch.setitem(CARDS, "good", replace(CARDS["good"], domain=base.CLAHE256))
+    _, failed = evaluate(data)
+    assert failed == {}
+    assert "- Left out: good. The weights toy 1 were trained on locally equalised pictures" in texts(data)["table.md"]
+
+
+def test_a_supervised_row_stays_one_where_the_threshold_is_the_oracles(stand_in, data):
+    (table,), _ = evaluate(data, protocols=("oracle_threshold",))
+    assert [(row.method, row.kind) for row in table.rows] == [("good", "oracle"), ("taught", "supervised, oracle")]
+
+
+def test_health_is_measured_of_methods_that_know_it(stand_in, data, monkeypatch):
+    monkeypatch.setitem(CARDS, "good", replace(CARDS["good"], knows_health=True))
+    knows = types.SimpleNamespace(
+        weights="toy 1", card=CARDS["good"], health=lambda scan, *more: (scan.hu < -400).astype(np.float32)
+    )
+    monkeypatch.setattr(base, "load", lambda name: knows if name == "good" else types.SimpleNamespace(
+        weights="toy 1", card=CARDS[name]))  # fmt: skip
+    for path in (data / "ct").iterdir():
+        hu = sitk.GetArrayFromImage(sitk.ReadImage(path))
+        hu[5:10, 22:24, 15:19] = -450  # healthy
+        write(path, hu)
+    (table,), _ = evaluate(data, protocols=("C_bright",))
+    (row,) = table.rows
+    # Bright are the lesions of "a" and "b", which it is sure are ill, and that of "c", which it takes for healthy.
+    assert row.numbers["SPC"].mean == pytest.approx(2 / 3)
+    assert "Left out: taught. It does not say how probably a voxel is healthy." in table.notes
 
 
 def test_a_fault_of_the_program_is_a_failed_case_too(stand_in, data, capsys):
@@ -502,6 +597,31 @@ def test_best_median_and_worst_are_by_the_mean_of_a_case():
     series = page.series("m", "DSC", cases, dict.fromkeys(cases, "data:"))
     assert [(shown.which, shown.case) for shown in series.shown] == [("best", "b"), ("median", "c"), ("worst", "a")]
     assert len(series.values) == 8
+
+
+def test_of_a_single_case_there_is_no_best_and_no_worst():
+    series = page.series("m", "DSC", {"a": [Unit("slice 0", {"DSC": 0.5})]}, {"a": "data:"})
+    assert [(shown.which, shown.case) for shown in series.shown] == [("only", "a")]
+
+
+def test_methods_are_compared_by_cases_not_by_slices():
+    def cases(**dsc):
+        return {name: [Unit(f"slice {k}", {"DSC": one}) for k, one in enumerate(of)] for name, of in dsc.items()}
+
+    (said,) = tables.compared(
+        replace(PROTOCOLS["volume"], primary="DSC"),
+        {"one": cases(a=[0.5, 0.5, 0.5, 0.5], b=[0.4]), "other": cases(a=[0.3, 0.3, 0.3, 0.3], b=[0.6])},
+    )
+    assert "one - other = +0.0 points over the 2 cases" in said
+
+
+def test_half_an_interval_is_printed_as_one():
+    (row,) = tables.published("uda", "medseg-9", "D_slice")
+    mean, low, high = (getattr(row.numbers["infection DSC"], name) for name in ("mean", "low", "high"))
+    assert mean - low == pytest.approx(high - mean)
+    assert mean - low > 0
+    assert np.isnan(row.numbers["infection DSC"].sd)
+    assert "lung DSC" not in row.numbers
 
 
 @pytest.mark.parametrize(

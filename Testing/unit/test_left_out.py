@@ -10,6 +10,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.evaluation import left_out, planted
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import normnet
+from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Grid
 
 COARSE = dataclasses.replace(normnet.PRESETS["small"], spacing_mm=(4.0, 3.0, 3.0), crop=(32, 48, 48))
@@ -55,6 +56,15 @@ def test_each_network_and_the_vote_have_their_own_mask(found):
     assert not found["c"].any()
     assert found["b"].any()
     assert not found[left_out.VOTE].any()
+
+
+def test_the_probability_of_health_is_the_median_of_the_networks_before_any_neighbour_has_a_say(made, lungs):
+    found = model(False, True, True).health(made.scan, lungs, Compute(), silent)
+    assert found.shape == made.scan.hu.shape
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[made.lungs > 0], 1 / (1 + np.exp(-9)), atol=1e-4)
+    assert not found[made.lungs == 0].any()
+    assert model(False, False, True).health(made.scan, lungs, Compute(), silent).max() < 1e-3
 
 
 def test_one_network_votes_alone(made, lungs, found):

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -225,6 +226,40 @@ def test_a_command_can_be_cancelled(workspace, programs):
 
     with pytest.raises(CancelledError, match="Running nnUNetv2_train"):
         nnunet.run(workspace, "nnUNetv2_train", [], stop)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_processes_that_a_command_has_started_end_with_it(workspace, programs):
+    programs(
+        "nnUNetv2_train",
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "open(os.path.join(os.environ['nnUNet_raw'], '..', 'child'), 'w').write(str(child.pid))\n"
+        "child.wait()",
+    )
+    (workspace.folder / "raw").mkdir()
+    started = workspace.folder / "child"
+
+    def stop(fraction, phase):
+        if started.exists() and started.read_text():
+            raise CancelledError(phase)
+
+    with pytest.raises(CancelledError):
+        nnunet.run(workspace, "nnUNetv2_train", [], stop)
+    child = int(started.read_text())
+    for _ in range(100):
+        if not alive(child):
+            break
+        time.sleep(0.05)
+    assert not alive(child)
+
+
+def alive(pid):
+    """Whether a process is there and no zombie, which has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_scan_is_segmented_on_its_own_grid_within_the_lungs(trained, programs):

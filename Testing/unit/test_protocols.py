@@ -58,7 +58,8 @@ def test_every_protocol_says_what_it_counts_and_warns_of_something():
 
 
 def test_every_protocol_names_a_primary_number_that_it_gives():
-    case = judged(truth=LESION, found=LESION, score=LESION.astype(np.float32), hu=LESION * 900 + np.float32(-850))
+    score = LESION.astype(np.float32)
+    case = judged(truth=LESION, found=LESION, score=score, hu=LESION * 900 + np.float32(-850), health=1 - score)
     for name, protocol in PROTOCOLS.items():
         assert protocol.primary in concluded(name, case=case, other=case)
 
@@ -170,14 +171,20 @@ def test_c_bright_counts_dense_lung_alone_and_calls_health_positive():
     shape = (1, 2, 4)
     hu = np.array([[[-400, -400, -400, -400], [-900, -900, -501, -500]]], np.float32)
     truth = np.array([[[1, 1, 0, 0], [1, 1, 1, 0]]], bool)
-    score = np.array([[[0.9, 0.01, 0.9, 0.0], [0.0, 0.0, 0.0, 0.04]]], np.float32)
-    numbers = values("C_bright", judged(shape, truth=truth, score=score, hu=hu))
+    health = np.array([[[0.1, 0.99, 0.1, 1.0], [1.0, 1.0, 1.0, 0.96]]], np.float32)
+    numbers = values("C_bright", judged(shape, truth=truth, health=health, hu=hu))
     # Five voxels: two sick (one taken for healthy), three healthy (one taken for sick).
     assert numbers["PSC"] == pytest.approx(2 / 3)
     assert numbers["SEN"] == pytest.approx(2 / 3)
     assert numbers["SPC"] == pytest.approx(1 / 2)
     # Of the 6 pairs of a healthy and a sick voxel, 3 are in order, and one is a tie.
     assert numbers["AUC"] == pytest.approx(3.5 / 6)
+
+
+@pytest.mark.parametrize("name", ["A", "C"])
+def test_a_case_with_nothing_in_it_is_an_empty_unit(name):
+    (unit,) = PROTOCOLS[name].measure(judged(lungs=np.zeros(SHAPE, np.uint8)))
+    assert not unit.counts
 
 
 def test_d_slice_counts_slices_alike_and_volume_voxels():

@@ -205,6 +205,15 @@ def test_an_installation_that_is_cut_off_leaves_the_store_as_it_was(tmp_path, us
     assert store.find("toy").state == "verified"
 
 
+def test_weights_with_another_threshold_have_another_fingerprint_under_the_same_label(users):
+    make(users, entry(recipe={"threshold": 0.3}))
+    before, label = store.fingerprint(["toy", "unknown"]), store.find("toy").entry.label
+    assert store.fingerprint(["toy"]) == before
+    make(users, entry(recipe={"threshold": 0.4}))
+    assert store.find("toy").entry.label == label
+    assert store.fingerprint(["toy"]) != before
+
+
 def test_a_file_that_is_cut_off_while_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "one"
     path.write_bytes(b"old")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from LabelFreeCovidSegLib.evaluation.datasets import Case
 from LabelFreeCovidSegLib.evaluation.expert import Expert, Picture
 from LabelFreeCovidSegLib.evaluation.judged import Judged
 from LabelFreeCovidSegLib.lungs import LungMask, external
-from LabelFreeCovidSegLib.methods.base import Card
+from LabelFreeCovidSegLib.methods import base
+from LabelFreeCovidSegLib.methods.base import Card, KnowsHealth
 from LabelFreeCovidSegLib.picture_pipeline import DONE, Outlined
-from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.segment_file import Choices
 
@@ -25,11 +27,14 @@ GIVEN = "given"
 
 def unfit(card: Card, weights: str, case: Case) -> str:
     """Why a method can't work on a case; empty if it can."""
-    return "" if case.hu else picture_pipeline.unfit(card, weights, case.equalised)
+    return pipeline.unfit(card, weights) if case.hu else picture_pipeline.unfit(card, weights, case.equalised)
 
 
-def judge(case: Case, choices: Choices, progress: Progress) -> Judged:
+def judge(case: Case, choices: Choices, progress: Progress, health: bool = False) -> Judged:
     """Segment one case. The method sees the image alone and, where `GIVEN` is chosen, the expert's lungs.
+
+    Args:
+        health: whether a method that knows is asked for the probability of health, too.
 
     Raises:
         DataSetError: a mask can't be used, or lungs that were asked for are not there; nothing was computed.
@@ -56,7 +61,16 @@ def judge(case: Case, choices: Choices, progress: Progress) -> Judged:
         found_classes=result.classes,
         true_classes=drawn.classes,
         true_lungs=_bool(drawn.lungs),
+        health=_health(result, choices) if health else None,
     )
+
+
+def _health(result: pipeline.Result, choices: Choices) -> np.ndarray | None:
+    model = base.load(choices.method)
+    if not model.card.knows_health:
+        return None
+    compute = device.choose(choices.device, choices.precision)
+    return cast(KnowsHealth, model).health(result.scan, result.lungs, compute, silent)
 
 
 def in_pictures(case: Case, choices: Choices, progress: Progress) -> Judged:

@@ -20,9 +20,11 @@ class Judged:
         lungs: uint8, 1 right, 2 left: those that the method worked in.
         hu: float32; of pictures, what their grey values were taken for.
         in_mm: False for pictures, whose pixels have no size.
-        found_classes: uint8, 1 ground glass, 2 consolidation; None if the method can't tell.
+        found_classes: uint8, 1 ground glass, 2 consolidation; by density where the method does not tell them apart,
+            None where that can't, either.
         true_classes: the same by the expert; None if nobody told them apart.
         true_lungs: bool, the expert's; None if nobody drew them.
+        health: float32, how probably each voxel is healthy; None unless it was asked for and the method knows.
         empty: the slices of pictures in which nothing could be looked for, each with the reason.
     """
 
@@ -36,6 +38,7 @@ class Judged:
     found_classes: np.ndarray | None = None
     true_classes: np.ndarray | None = None
     true_lungs: np.ndarray | None = None
+    health: np.ndarray | None = None
     empty: tuple[str, ...] = ()
 
     @property

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -195,22 +196,37 @@ def run(workspace: Workspace, program: str, arguments: Sequence[str], progress: 
     log = workspace.folder / f"{program}.log"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [found, *arguments], env=os.environ | workspace.variables, stdout=output, stderr=subprocess.STDOUT
-        )
+            [found, *arguments], env=os.environ | workspace.variables, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        _AT_WORK.add(process)
         try:
             while process.poll() is None:
                 progress(0.0, f"Running {program}")
                 _wait(process)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        finally:
+            stop()
     if process.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         raise LabelFreeCovidSegError(
             f"{program} failed with exit code {process.returncode}. {log} has all that it said, which ends with\n"
             + "\n".join(last)
         )
+
+
+_AT_WORK: set[subprocess.Popen] = set()
+
+
+def stop() -> None:
+    """End the commands that are at work, with all processes that they have started."""
+    while _AT_WORK:
+        process = _AT_WORK.pop()
+        if process.poll() is None:
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                process.terminate()
+            process.wait()
 
 
 def _wait(process: subprocess.Popen) -> None:

@@ -82,8 +82,9 @@ def series(method: str, metric: str, cases: Cases, pictures: Mapping[str, str]) 
         for name, units in cases.items()
     }
     ranked = sorted((-float(np.mean(its)), name) for name, its in values.items() if its)
-    places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"} if len(ranked) > 2 else {}
-    places = places or {0: "best", len(ranked) - 1: "worst"}
+    places = {0: "only"} if len(ranked) == 1 else {0: "best", len(ranked) - 1: "worst"}
+    if len(ranked) > 2:
+        places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
     shown = [Shown(which, ranked[n][1], -ranked[n][0], pictures[ranked[n][1]]) for n, which in places.items() if ranked]
     return Series(method, [value for its in values.values() for value in its], shown)
 

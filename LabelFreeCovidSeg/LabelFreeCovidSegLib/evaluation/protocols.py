@@ -95,6 +95,7 @@ class Protocol:
         select: what needs all cases before any can be summarised, such as a threshold chosen on them.
         summarise: all cases.
         needs_mm, needs_hu: whether pictures can't be measured.
+        needs_health: whether only methods can that say how probably a voxel is healthy.
         kind: `ORACLE` if labels of the test enter the result, else the method's.
     """
 
@@ -109,6 +110,7 @@ class Protocol:
     summarise: Callable[[Cases], dict[str, Summary]] = field(default=means)
     needs_mm: bool = False
     needs_hu: bool = False
+    needs_health: bool = False
     kind: str = ""
 
 
@@ -148,7 +150,10 @@ def _lungs(case: Judged) -> list[Unit]:
 
 def _at(spacing_mm: tuple[float, float, float]) -> Callable[[Judged], list[Unit]]:
     def measure(case: Judged) -> list[Unit]:
-        box = bounding_box(case.found | case.truth | (case.lungs > 0), (1, 1, 1))
+        anything = case.found | case.truth | (case.lungs > 0)
+        if not anything.any():
+            return [Unit("case", _overlap(Counts(0, 0, 0, 0)), counts=False)]
+        box = bounding_box(anything, (1, 1, 1))
         counts = Counts.of(*case.masks_on(case.grid.covering(box, spacing_mm), case.found, case.truth))
         return [Unit("case", _overlap(counts), not counts.empty)]
 
@@ -172,8 +177,10 @@ def _b_slices(case: Judged) -> list[Unit]:
 
 
 def _c_bright(case: Judged) -> list[Unit]:
+    if case.health is None:
+        raise ValueError(f"{case.grid}: no probability of health")
     bright = (case.lungs > 0) & (case.hu >= BRIGHT_HU)
-    healthy, p = ~case.truth[bright], 1.0 - case.score[bright]
+    healthy, p = ~case.truth[bright], case.health[bright]
     counts = Counts.of(p > P_HEALTHY, healthy)
     auc, _ = areas_under_curves(p, healthy)
     return [Unit("case", {"PSC": counts.psc, "SEN": counts.sen, "SPC": counts.spc, "AUC": auc}, not counts.empty)]
@@ -262,7 +269,7 @@ PROTOCOLS = {
         Protocol(
             "volume", "case", "the CT's own", "frozen before the test",
             "Every case counts once, healthy slices included. Cases without lesion in which none was found are left "
-            "out of the means.",
+            "out of the means. HD95 has no value where nothing was found: it is the mean of the other cases.",
             "DSC", _volume,
         ),
         Protocol(
@@ -287,15 +294,17 @@ PROTOCOLS = {
         Protocol(
             "C_bright", "case", "the CT's own", "probability of health above 0.95",
             "Counts only lung at and above -500 HU, and healthy voxels are the positive class: PSC and SEN are those "
-            "of health. A score is taken for 1 - the probability of health, which only NormNet's is.",
-            "AUC", _c_bright, needs_mm=True, needs_hu=True,
+            "of health. Of several networks the median counts, as in their vote.",
+            "AUC", _c_bright, needs_mm=True, needs_hu=True, needs_health=True,
         ),
         Protocol(
             "D_slice", "slice and class", "512 x 512", "the method's own",
             "Each class against the rest, over slices: SPC counts the whole slice, and the interval is "
             "mean ± 1.96 sd / √n as in Chen et al., too narrow because slices of one case are not independent. Slices "
             "without a class in which none was found are left out of its means. Which slices the paper tested is not "
-            "known.",
+            "known. Ground glass and consolidation are told apart by density for methods that do not. Lungs are "
+            "those that the method was given to look in, lesions included, and not a class of its network: no "
+            "published number stands beside them.",
             "infection DSC", _d_slices, summarise=normal_means,
         ),
         Protocol(

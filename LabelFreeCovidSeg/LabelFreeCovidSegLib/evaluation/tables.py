@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from LabelFreeCovidSegLib.evaluation.protocols import NOT_SHARES, Cases, Protocol
 from LabelFreeCovidSegLib.evaluation.statistics import Difference, Summary, paired
 
@@ -77,8 +79,8 @@ def published(method: str, data: str, protocol: str) -> list[Row]:
     sources: dict[str, dict[str, Summary]] = {}
     for line in _lines():
         if (line["method"], line["data"], line["protocol"]) == (method, data, protocol):
-            numbers = float(line["mean"]) / 100, float(line["plus_minus"] or NAN) / 100
-            sources.setdefault(line["source"], {})[line["metric"]] = Summary(*numbers, NAN, NAN, 0)
+            mean, sd, half = (float(line[name] or NAN) / 100 for name in ("mean", "sd", "half_interval"))
+            sources.setdefault(line["source"], {})[line["metric"]] = Summary(mean, sd, mean - half, mean + half, 0)
     return [Row(method, "published", numbers, source) for source, numbers in sources.items()]
 
 
@@ -89,7 +91,9 @@ def _lines() -> tuple[dict[str, str], ...]:
 
 
 def compared(protocol: Protocol, by_method: Mapping[str, Cases]) -> list[str]:
-    """Sentences that compare each method with the first, over the units that both have.
+    """Sentences that compare each method with the first, over the cases that both have.
+
+    A case counts once, by the mean of its units: slices of one case are not independent, which the test wants.
 
     Args:
         by_method: method -> its selected units.
@@ -103,22 +107,21 @@ def compared(protocol: Protocol, by_method: Mapping[str, Cases]) -> list[str]:
 
 
 def _together(metric: str, one: Cases, other: Cases) -> tuple[list[float], list[float]]:
-    values = [
-        {
-            (case, unit.name): unit.values[metric]
-            for case, units in cases.items()
-            for unit in units
-            if metric in unit.values and unit.counts
-        }
-        for cases in (one, other)
-    ]
-    both = [key for key in values[0] if key in values[1]]
-    return [values[0][key] for key in both], [values[1][key] for key in both]
+    means: list[tuple[float, float]] = []
+    for case in one:
+        values = [
+            {unit.name: unit.values[metric] for unit in cases.get(case, ()) if metric in unit.values and unit.counts}
+            for cases in (one, other)
+        ]
+        pairs = [(values[0][name], values[1][name]) for name in values[0] if name in values[1]]
+        if pairs:
+            means.append(tuple(np.mean(pairs, axis=0).tolist()))
+    return [ours for ours, _ in means], [theirs for _, theirs in means]
 
 
 def _sentence(metric: str, one: str, other: str, difference: Difference) -> str:
     return (
-        f"{metric}: {one} - {other} = {100 * difference.mean:+.1f} points over the {difference.n} units that both "
+        f"{metric}: {one} - {other} = {100 * difference.mean:+.1f} points over the {difference.n} cases that both "
         f"have (Wilcoxon signed-rank p = {difference.p:.2g}, not corrected for the number of comparisons)."
     )
 

@@ -36,6 +36,7 @@ class Card:
         domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
             (`training.clahe`); the card of a loaded method says it of its weights. "any" of what has learnt nothing.
         kind: what it learnt from: `LABEL_FREE`, or `SUPERVISED` with lesion labels, which tables mark.
+        knows_health: whether the loaded method says how probably a voxel is healthy; see `KnowsHealth`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Card:
     picture_mm: float | None = None
     domain: str = HU
     kind: str = LABEL_FREE
+    knows_health: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,14 @@ class Method(Protocol):
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan. Raises `CancelledError` when `progress` does."""
+        ...
+
+
+class KnowsHealth(Protocol):
+    """What a loaded method can say besides where its card says so."""
+
+    def health(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> np.ndarray:
+        """How probably each voxel is healthy tissue, (k, j, i) float32; it means something where lung is bright."""
         ...
 
 

@@ -40,6 +40,7 @@ CARD = Card(
     "IEEE Trans Med Imaging 2021;40(10):2808-2819. doi:10.1109/TMI.2021.3066161",
     networks=("normnet",),
     picture_mm=24.0,
+    knows_health=True,
 )
 
 WINDOW_HU = (-800.0, 100.0)
@@ -318,17 +319,29 @@ class NormNet:
 
     def predict(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> Prediction:
         """Outline the lesions of one scan."""
-        from LabelFreeCovidSegLib.inference import predict_tiles
-
         progress(0.0, "Preparing the lungs")
         work = Working.of(scan, lungs, self.preset.spacing_mm)
-        shares = np.linspace(0.05, 0.85, len(self.networks) + 1)
-        probabilities = [
+        probabilities = self.recognise(work, compute, part(progress, 0.05, 0.85))
+        progress(0.85, "Outlining lesions")
+        return conclude(work, lungs, probabilities, self.preset.growing, self.calibration)
+
+    def health(self, scan: Scan, lungs: LungMask, compute: Compute, progress: Progress) -> np.ndarray:
+        """Median of the networks' probabilities that bright tissue is healthy; (k, j, i) float32, 0 outside the lungs.
+
+        It is what the paper's Table II measures, before any voxel's neighbours have a say.
+        """
+        work = Working.of(scan, lungs, self.preset.spacing_mm)
+        return work.paste(np.median(self.recognise(work, compute, progress), axis=0), lungs)
+
+    def recognise(self, work: Working, compute: Compute, progress: Progress) -> list[np.ndarray]:
+        """What each network says, (k, j, i) float32 on the working grid: the probability of bright healthy tissue."""
+        from LabelFreeCovidSegLib.inference import predict_tiles
+
+        shares = np.linspace(0.0, 1.0, len(self.networks) + 1)
+        return [
             predict_tiles(network, work.intensity, work.lung, self.preset.crop, compute, part(progress, start, stop))
             for network, (start, stop) in zip(self.networks, pairwise(shares), strict=True)
         ]
-        progress(0.85, "Outlining lesions")
-        return conclude(work, lungs, probabilities, self.preset.growing, self.calibration)
 
 
 def build(preset: Preset) -> ResUNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,7 @@ class DataSet:
         if not cases or self.cases not in (None, len(cases)):
             wanted = f"{self.cases}" if self.cases else "some"
             raise DataSetError(f"{folder}: {len(cases)} cases of {self.title}, not {wanted}. {self.download}")
+        _verify(folder, self.download)
         missing = next((file for case in cases for file in case.files if not file.exists()), None)
         if missing:
             raise DataSetError(f"{missing}: missing. {self.download}")
@@ -121,6 +123,27 @@ class DataSet:
     def download(self) -> str:
         """What to get, from where, under which licence, and how it has to lie."""
         return f"{self.title}: get it from {self.source} (licence: {self.licence}), laid out as\n{self.layout}"
+
+
+SUMS = {"SHA256SUMS": "sha256", "MD5SUMS": "md5"}
+"""Files that list checksums as `sha256sum` and `md5sum` write them. No owner of a set publishes those of single files,
+only of archives; whoever made one keeps it in the folder."""
+
+
+def _verify(folder: Path, download: str) -> None:
+    """Compare the files of `folder` with the checksums that lie in it, if any do. Raises `DataSetError`."""
+    for name, algorithm in SUMS.items():
+        lines = (folder / name).read_text(encoding="utf-8").splitlines() if (folder / name).is_file() else []
+        for line in filter(None, map(str.strip, lines)):
+            wanted, _, listed = line.partition(" ")
+            file = folder / listed.lstrip(" *")
+            try:
+                with file.open("rb") as data:
+                    found = hashlib.file_digest(data, algorithm).hexdigest()
+            except OSError as error:
+                raise DataSetError(f"{file}: can't be read, and {name} lists it. {download}") from error
+            if found != wanted.lower():
+                raise DataSetError(f"{file}: damaged, its checksum is not that of {name}. {download}")
 
 
 def stem(path: Path) -> str:

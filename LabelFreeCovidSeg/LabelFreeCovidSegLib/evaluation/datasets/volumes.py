@@ -51,6 +51,11 @@ def _ct_seg(prefix: str, hu: bool) -> DataSet:
     )
 
 
+def _by_yao(why: str) -> dict[str, str]:
+    """What NormNet's authors left out, in all protocols whose published numbers are theirs."""
+    return dict.fromkeys(("C", "C_bright", "oracle_threshold"), why)
+
+
 def _medseg(folder: Path) -> list[Case]:
     return [
         Case(
@@ -59,7 +64,7 @@ def _medseg(folder: Path) -> list[Case]:
             Mask(folder / "rp_msk" / image.name, MEDSEG_LESIONS),
             Mask(folder / "rp_lung_msk" / image.name),
             Mask(folder / "rp_msk" / image.name, MEDSEG_LESIONS),
-            left_out={"C": "about 70 lesion voxels in 42 slices"} if stem(image) == "6" else {},
+            left_out=_by_yao("about 70 lesion voxels in 42 slices") if stem(image) == "6" else {},
         )
         for image in (folder / "rp_im").glob("*.nii.gz")
     ]
@@ -90,7 +95,7 @@ def _uestc(folder: Path) -> list[Case]:
             )
         for image in images:
             step = slice_step_mm(image)
-            thick = {"C": f"slices {step:.3g} mm apart"} if step >= UESTC_THICK_MM else {}
+            thick = _by_yao(f"slices {step:.3g} mm apart") if step >= UESTC_THICK_MM else {}
             label = Mask(folder / part / "label" / image.name)
             cases.append(Case(f"{drawn_by}-{stem(image)}", image, label, left_out=thick))
     return cases
