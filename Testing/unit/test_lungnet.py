@@ -63,7 +63,13 @@ def test_a_question_holds_the_window_and_the_air():
 def test_lung_is_what_is_more_likely_than_not_and_belongs_to_the_nearer_side():
     known = np.array([[[1, 0, 0, 0, 0, 0, 2]]], np.uint8)
     probability = np.array([[[0.9, 0.9, 0.6, 0.4, 0.5, 0.9, 0.9]]])
-    np.testing.assert_array_equal(lungnet.decide(probability, known, (1.0, 1.0, 1.0)), [[[1, 1, 1, 0, 0, 2, 2]]])
+    np.testing.assert_array_equal(lungnet.decide(probability, known, (1.0, 1.0, 1.0), 3.0), [[[1, 1, 1, 0, 0, 2, 2]]])
+
+
+def test_a_lung_without_air_is_still_the_left_one():
+    known = np.array([[[1, 1, 0, 0, 0, 0, 0]]], np.uint8)  # columns of 20 mm
+    probability = np.array([[[0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.9]]])
+    np.testing.assert_array_equal(lungnet.decide(probability, known, (1.0, 1.0, 20.0), 3.0), [[[1, 1, 1, 0, 0, 2, 2]]])
 
 
 def test_small_pieces_are_dropped_and_holes_filled():
@@ -73,7 +79,7 @@ def test_small_pieces_are_dropped_and_holes_filled():
     probability[:, 10, 10] = 1.0  # 9 of 351 voxels
     known = np.zeros((9, 12, 12), np.uint8)
     known[1:8, 1:8, 1:8] = 1
-    labels = lungnet.decide(probability, known, (1.0, 1.0, 1.0))
+    labels = lungnet.decide(probability, known, (1.0, 1.0, 1.0), 12.0)
     assert labels[4, 4, 4] == 1
     assert not labels[:, 10, 10].any()
     assert labels.sum() == 343
@@ -98,6 +104,20 @@ def test_consolidation_that_the_network_counts_as_lung_stays_in_the_mask(chest, 
         scan.hu[base] = healthy
     assert (found.labels == 1)[base].mean() > 0.85  # its corners hold no ball of 8 mm
     assert any("right lung" in sentence and "no air" in sentence for sentence in found.warnings)
+
+
+def test_a_white_lung_keeps_its_side(chest, air, monkeypatch):
+    scan = chest.scan
+    white = chest.lungs == 2
+    scan.hu[white], healthy = 45.0, scan.hu[white].copy()
+    try:
+        answers(monkeypatch, chest.lungs, air)
+        found = lungnet.find(scan)
+    finally:
+        scan.hu[white] = healthy
+    assert dice(found.labels == 1, chest.lungs == 1) > 0.95
+    assert (found.labels == 2)[white].mean() > 0.85
+    assert not (found.labels == 1)[white].any()
 
 
 def test_a_network_that_misses_air_is_not_believed(chest, air, monkeypatch):

@@ -178,6 +178,19 @@ def test_a_lung_full_of_fluid_leaves_the_other_one_and_a_warning():
     assert any("left lung" in text for text in mask.warnings)
 
 
+def test_the_last_air_of_a_lung_is_still_the_left_one():
+    k = np.arange(SHAPE[0])[:, None, None]
+    rest = chest().left & (k > 60)
+    hu = np.where(chest().left & ~rest, np.float32(35), chest().hu)
+    image = sitk.GetImageFromArray(hu)
+    image.CopyInformation(chest().image())
+    mask = find(Scan.from_image(image, "one.nrrd"))
+    assert rest.sum() < 0.15 * chest().right.sum()
+    assert dice(mask.labels == 1, chest().right) > 0.95
+    assert (mask.labels == 2)[rest].mean() > 0.9
+    assert not (mask.labels == 2)[chest().stomach].any()
+
+
 @pytest.mark.parametrize("value", [40.0, -1000.0])
 def test_a_scan_without_lungs_is_refused_by_its_name(value):
     image = sitk.GetImageFromArray(np.full((20, 40, 40), value, dtype=np.float32))

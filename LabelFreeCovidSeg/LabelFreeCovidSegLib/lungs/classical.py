@@ -27,6 +27,12 @@ CHEST_WALL_MM = 30.0
 LEAST_ML = 300.0
 CORE_MM = (0.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0)
 """How much is taken off the air until it falls into a right and a left part."""
+ALIKE = 0.2
+"""Of two lungs that both hold air, the smaller one holds at least this share of the other's."""
+REMNANT_ML = 30.0
+"""More air than this is what consolidation or fluid has left of a lung."""
+ASIDE_MM = 30.0
+"""Further than this from the body's middle is one side of it, wherever the mediastinum has moved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,11 @@ class Coarse:
     def block_ml(self) -> float:
         """Volume of a block in millilitres."""
         return float(np.prod(self.spacing)) / 1000.0
+
+    @property
+    def middle(self) -> float:
+        """Column of the body's middle."""
+        return middle_of(self.hu)
 
 
 def find(scan: Scan, progress: Progress = silent) -> LungMask:
@@ -80,7 +91,7 @@ def outline(scan: Scan, progress: Progress = silent) -> Coarse:
     progress(0.25, "Finding the airways")
     gas = airways.find(hu, air, spacing)
     progress(0.5, "Separating the right and the left lung")
-    labels = separate(hu, air & ~gas, spacing)
+    labels = separate(hu, air & ~gas, spacing, middle_of(hu))
     if np.count_nonzero(labels) * float(np.prod(spacing)) / 1000.0 < LEAST_ML:
         raise LungError(
             f"{scan.name}: no lungs in view (less than {LEAST_ML:.0f} mL of air inside the body). "
@@ -122,22 +133,22 @@ def enclosed_air(hu: np.ndarray, spacing: Spacing) -> np.ndarray:
     return air & filled & ~dilation(open_air, 4.0, spacing)
 
 
-def separate(hu: np.ndarray, air: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """`air` as right and left lung (uint8), cut along the brightest sheet where they touch; loose pockets dropped."""
-    markers = np.zeros(air.shape, dtype=np.uint8)
-    for radius_mm in CORE_MM:
-        cores, _ = ndimage.label(erosion(air, radius_mm, spacing) if radius_mm else air)
-        pair = opposite(cores, spacing)
-        if pair:
-            markers[cores == pair[0]], markers[cores == pair[1]] = RIGHT, LEFT
-            break
-    else:
-        only = largest(air)
-        centre = np.argwhere(only)[:, 2].mean() if only.any() else 0.0
-        markers[only] = RIGHT if centre < air.shape[2] / 2 else LEFT
-    air = keep(air, markers > 0)
-    if radius_mm == 0.0 or not pair:
+def middle_of(hu: np.ndarray) -> float:
+    """Column of the middle of all soft tissue and bone in (k, j, i) `hu`."""
+    tissue = (hu > AIR_BELOW_HU).sum(axis=(0, 1))
+    return float(tissue @ np.arange(tissue.size) / max(tissue.sum(), 1))
+
+
+def separate(hu: np.ndarray, air: np.ndarray, spacing: Spacing, middle: float) -> np.ndarray:
+    """`air` as right and left lung (uint8), cut along the brightest sheet where they touch; loose pockets dropped.
+
+    Args:
+        middle: column of the body's middle.
+    """
+    markers, cut = lung_cores(air, spacing, middle)
+    if not cut:
         return markers
+    air = keep(air, markers > 0)
     labels = np.where(air, watershed(hu, markers), 0).astype(np.uint8)
     # A bronchus is flooded from the mediastinum, from either side; it belongs to the lung that lies around it.
     right, left = largest(labels == RIGHT), largest(labels == LEFT)
@@ -147,7 +158,23 @@ def separate(hu: np.ndarray, air: np.ndarray, spacing: Spacing) -> np.ndarray:
     return labels
 
 
-def opposite(parts: np.ndarray, spacing: Spacing) -> tuple[int, int] | None:
+def lung_cores(air: np.ndarray, spacing: Spacing, middle: float) -> tuple[np.ndarray, bool]:
+    """A part of each lung (uint8), and whether air had to be taken off for them to fall apart."""
+    markers = np.zeros(air.shape, dtype=np.uint8)
+    for pair_of in (opposite, lopsided):
+        for radius_mm in CORE_MM:
+            cores, _ = ndimage.label(erosion(air, radius_mm, spacing) if radius_mm else air)
+            pair = pair_of(cores, spacing, middle)
+            if pair:
+                markers[cores == pair[0]], markers[cores == pair[1]] = RIGHT, LEFT
+                return markers, radius_mm > 0.0
+    only = largest(air)
+    centre = np.argwhere(only)[:, 2].mean() if only.any() else 0.0
+    markers[only] = RIGHT if centre < middle else LEFT
+    return markers, False
+
+
+def opposite(parts: np.ndarray, spacing: Spacing, middle: float) -> tuple[int, int] | None:
     """The two largest labels of `parts`, right one first, if they can be two lungs: side by side and alike in size."""
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
@@ -155,9 +182,27 @@ def opposite(parts: np.ndarray, spacing: Spacing) -> tuple[int, int] | None:
         return None
     second, first = (int(n) for n in np.argsort(sizes)[-2:])
     columns = {n: np.argwhere(parts == n)[:, 2].mean() for n in (first, second)}
-    if sizes[second] < 0.2 * sizes[first] or abs(columns[first] - columns[second]) * spacing[2] < 60.0:
+    if sizes[second] < ALIKE * sizes[first] or abs(columns[first] - columns[second]) * spacing[2] < 60.0:
         return None
     return (first, second) if columns[first] < columns[second] else (second, first)
+
+
+def lopsided(parts: np.ndarray, spacing: Spacing, middle: float) -> tuple[int, int] | None:
+    """The largest label of `parts` and the largest across the body, right first: a lung, and what is left of one."""
+    sizes = np.bincount(parts.ravel()) * float(np.prod(spacing)) / 1000.0
+    sizes[0] = 0.0
+    large = np.flatnonzero(sizes >= REMNANT_ML)
+    if large.size < 2:
+        return None
+    columns = np.array([column for _, _, column in ndimage.center_of_mass(parts > 0, parts, large)])
+    aside_mm = (columns - middle) * spacing[2]
+    first = int(sizes[large].argmax())
+    across = np.flatnonzero((aside_mm * aside_mm[first] < 0) & (np.abs(aside_mm) > ASIDE_MM))
+    if not across.size or abs(aside_mm[first]) < ASIDE_MM:
+        return None
+    second = int(across[sizes[large][across].argmax()])
+    right, left = (first, second) if columns[first] < columns[second] else (second, first)
+    return int(large[right]), int(large[left])
 
 
 def watershed(hu: np.ndarray, markers: np.ndarray) -> np.ndarray:

@@ -154,7 +154,7 @@ def sides(mask: np.ndarray, grid: Grid) -> np.ndarray:
             return mask.astype(np.uint8)
     factor, spacing = work_grid(grid)
     coarse = block_mean((mask != 0).astype(np.float32), factor) > 0.25
-    cores = separate(-distance(~coarse, spacing), coarse, spacing)
+    cores = separate(-distance(~coarse, spacing), coarse, spacing, coarse.shape[2] / 2)
     nearest = ndimage.distance_transform_edt(cores == 0, sampling=spacing, return_distances=False, return_indices=True)
     labels = cores[tuple(nearest)]
     for axis, step in enumerate(factor):

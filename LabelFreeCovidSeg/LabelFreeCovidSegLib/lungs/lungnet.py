@@ -119,7 +119,7 @@ def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]
     air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
     probability = resample(foresee(network, question(hu, air)), working, blocks)
     lungs = np.zeros(coarse.lungs.shape, dtype=np.uint8)
-    lungs[levels] = decide(probability, coarse.lungs[levels], coarse.spacing)
+    lungs[levels] = decide(probability, coarse.lungs[levels], coarse.spacing, coarse.middle)
     denied = np.zeros(coarse.lungs.shape, dtype=bool)
     denied[levels] = probability < DENIED
     return lungs, denied
@@ -135,14 +135,21 @@ def foresee(network: nn.Module, asked: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(found[tuple(slice(n) for n in extents)])
 
 
-def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing) -> np.ndarray:
+def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing, middle: float) -> np.ndarray:
     """From probability (k, j, i) to labels: lung from one half on, without small pieces, each part of the nearer lung.
+
+    Beyond the mediastinum the side decides; everywhere, where a lung has hardly any air that could be near.
 
     Args:
         known: uint8, right (1) and left (2) lung where they hold air.
+        middle: column of the body's middle.
     """
+    aside_mm = (np.arange(known.shape[2]) - middle) * spacing[2]
+    sizes = [np.count_nonzero(known == side) for side in (RIGHT, LEFT)]
+    mediastinum_mm = classical.ASIDE_MM if min(sizes) >= classical.ALIKE * max(sizes) else 0.0
     nearer_right = distance(known == RIGHT, spacing) < distance(known == LEFT, spacing)
-    labels = np.where(probability > 0.5, np.where(nearer_right, RIGHT, LEFT), 0).astype(np.uint8)
+    right = np.where(np.abs(aside_mm) > mediastinum_mm, aside_mm < 0, nearer_right)
+    labels = np.where(probability > 0.5, np.where(right, RIGHT, LEFT), 0).astype(np.uint8)
     for side in (RIGHT, LEFT):
         pieces, _ = ndimage.label(labels == side)
         sizes = np.bincount(pieces.ravel())
