@@ -21,11 +21,11 @@ def box_mean(volume: np.ndarray, width_mm: Lengths, spacing_mm: Lengths) -> np.n
     """
     result = np.asarray(volume, dtype=np.float32)
     for axis, (width, spacing) in enumerate(zip(width_mm, spacing_mm, strict=True)):
-        result = ndimage.convolve1d(result, _box_kernel(width / spacing), axis=axis, mode="constant")
+        result = ndimage.convolve1d(result, box_kernel(width / spacing), axis=axis, mode="constant")
     return result
 
 
-def _box_kernel(width: float) -> np.ndarray:
+def box_kernel(width: float) -> np.ndarray:
     """Weights of a centred box `width` voxels wide, at least one; they sum to 1."""
     width = max(width, 1.0)
     reach = int(np.ceil((width - 1.0) / 2.0 - 1e-9))

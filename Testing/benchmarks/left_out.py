@@ -3,8 +3,9 @@
     python Testing/benchmarks/left_out.py FOLDER LIST --root DATA -o OUT [--lungs LUNGS] [--plantings 2]
 
 FOLDER is what `train leave-one-out` leaves, LIST the list of scans that it was given. OUT gets FOLD.json and pictures
-of each fold; a fold whose FOLD.json is there is not judged again. LUNGS is a lung finder's name, a folder of the lung
-network's own folds, or "untouched": the classical lungs of the scan before lesions were planted in it.
+of each fold; a fold whose FOLD.json is of the same networks, lungs and plantings is not judged again. LUNGS is
+"classical", a folder of the lung network's own folds, or "untouched": the classical lungs of the scan before lesions
+were planted in it.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import numpy as np
 from LabelFreeCovidSegLib import device, read
 from LabelFreeCovidSegLib.evaluation import left_out, planted, planting
 from LabelFreeCovidSegLib.evaluation.left_out import PERFECT, VOTE
-from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
+from LabelFreeCovidSegLib.lungs import LungMask, find_lungs, lungnet
 from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Scan
@@ -25,19 +26,17 @@ from LabelFreeCovidSegLib.training import scanlist
 from LabelFreeCovidSegLib.training.scanlist import SIDES, ListedScan
 from look import BLUE, COLUMNS, GREEN, RED, write_sheet
 
-UNTOUCHED = "untouched"
+CLASSICAL, UNTOUCHED = "classical", "untouched"
 
 
 def lungs_of(scan: Scan, name: str, choice: str, untouched: LungMask) -> LungMask:
     """The lungs of `scan`, found by networks that did not see the scan called `name` if `choice` is a folder."""
     if choice == UNTOUCHED:
         return untouched
-    if Path(choice).is_dir():
-        from LabelFreeCovidSegLib.lungs import lungnet
-
-        (fold,) = (fold for fold in Path(choice).iterdir() if name in fold.name.split("+"))
-        return lungnet.find(scan, silent, fold / "models")
-    return find_lungs(scan, choice)
+    if choice == CLASSICAL:
+        return find_lungs(scan, CLASSICAL)
+    (fold,) = (fold for fold in Path(choice).iterdir() if name in fold.name.split("+"))
+    return lungnet.find(scan, silent, fold / "models")
 
 
 def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Path) -> dict:
@@ -51,6 +50,7 @@ def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Pat
     for first, last in listed.exclude:
         free[first : last + 1] = False
     lungs = lungs_of(scan, listed.name, choice, untouched)
+    sources = [lungs.source]
     found = left_out.masks(model, names, scan, lungs, compute)
     marks = left_out.false_marks(found, lungs.labels * np.isin(lungs.labels, SIDES[listed.lungs]), free, scan.grid)
     if marks.worst:
@@ -61,6 +61,7 @@ def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Pat
     for seed in range(plantings):
         infected = planting.plant(scan, healthy, free, seed)
         lungs = lungs_of(infected.scan, listed.name, choice, untouched)
+        sources.append(lungs.source)
         found = left_out.masks(model, names, infected.scan, lungs, compute)
         rows += left_out.dice_rows(found, infected, lungs, model)
         far.append(100 * planted.false_share(found[VOTE], infected))
@@ -70,8 +71,13 @@ def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Pat
         write_sheet(out / f"{listed.name}-planted-{seed}.png", infected.scan.hu, masks, slices)
     return {
         "scan": listed.name, "weights": model.weights, "precision": compute.precision, "lungs": choice,
-        "networks": names, "marks": asdict(marks), "planted": rows, "far": far,
+        "sources": sources, "networks": names, "marks": asdict(marks), "planted": rows, "far": far,
     }  # fmt: skip
+
+
+def asked(result: dict) -> tuple[str, str, int]:
+    """What `judge` was asked for when it made `result`."""
+    return result["weights"], result["lungs"], len(result["far"])
 
 
 def print_tables(results: list[dict]) -> None:
@@ -85,6 +91,9 @@ def print_tables(results: list[dict]) -> None:
         singles = ", ".join(f"{share[name]['both']:.2f}" for name in result["networks"] if name in share)
         worst = ", ".join(f"{k}: {ml:.1f} mL" for k, ml in result["marks"]["worst"])
         print(f"| {result['scan']} | {' | '.join(vote)} | {singles} | {worst} |")
+    print("\nMarked away from planted lesions, % of the lung, each planting\n")
+    for result in results:
+        print(f"- {result['scan']}: {', '.join(f'{share:.2f}' for share in result['far'])} ({result['sources']})")
     print("\nDice of the planted lesions, beside a perfect network's; number of lesions in brackets\n")
     print(f"| | {' | '.join(scans)} | all |\n|---|{'---|' * (len(scans) + 1)}")
     everything = [row for result in results for row in result["planted"]]
@@ -112,14 +121,16 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--lungs", default="classical")
-    parser.add_argument("--plantings", type=int, default=2)
+    parser.add_argument("--plantings", type=int, choices=range(1, 100), metavar="N", default=2)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
     results = []
     for store in sorted(arguments.folder.glob("*/models")):
         path = arguments.out / f"{store.parent.name}.json"
-        if not path.exists():
+        weights = read_manifest(store)["normnet"].label
+        if not path.exists() or any(asked(one) != (weights, arguments.lungs, arguments.plantings)
+                                    for one in json.loads(path.read_text())):  # fmt: skip
             judged = [
                 judge(store, listed[name], arguments.lungs, arguments.plantings, arguments.out)
                 for name in store.parent.name.split("+")

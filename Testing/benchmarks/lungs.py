@@ -2,9 +2,10 @@
 
     python Testing/benchmarks/lungs.py SCAN ... [--store MODELS] [--contours FOLDER ...] [--sheet SHEET.png]
 
-SCAN is a CT whose lungs hold air, so that the classical mask is right: Dice of the network with it, and of both finders
-with it after a ball of soft tissue at the pleura has replaced 20 % of one lung. FOLDER holds ct.nii.gz and
-lung_{right,left}.nii.gz. The pasted balls share nothing with the disease of the training.
+SCAN is a CT whose lungs hold air, so that the classical mask is right: Dice with it of the finder, and of what the
+network alone calls lung on its own grid; then of both finders after a ball of soft tissue at the pleura has replaced
+20 % of one lung. FOLDER holds ct.nii.gz and lung_{right,left}.nii.gz. The pasted balls share nothing with the disease
+of the training. Scans that the network has learned from, by its manifest and the names of their folders, are marked.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from LabelFreeCovidSegLib import read
+from LabelFreeCovidSegLib import read, store
+from LabelFreeCovidSegLib.evaluation.planting import GAS_HU
 from LabelFreeCovidSegLib.lungs import LungMask, classical, lungnet
 from LabelFreeCovidSegLib.scan import Scan
 from scipy import ndimage
@@ -45,7 +47,9 @@ def consolidated(scan: Scan, lungs: np.ndarray, side: int, place: str) -> Scan:
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal(lung.shape, dtype=np.float32), 0.7)
     tissue = np.float32(45.0) + noise * np.float32(20.0 / noise.std())
-    share = (np.clip((radius - distance) / 2.0 + 0.5, 0, 1) * lung).astype(np.float32)
+    # Without the voxels that lung shares with the chest wall, a dark line would outline the ball.
+    shared = ndimage.binary_dilation(lung, np.ones((1, 3, 3))) & (lungs == 0) & (scan.hu > GAS_HU)
+    share = (np.clip((radius - distance) / 2.0 + 0.5, 0, 1) * (lung | shared)).astype(np.float32)
     return dataclasses.replace(scan, hu=scan.hu + share * np.maximum(tissue - scan.hu, 0))
 
 
@@ -78,6 +82,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     arguments = parser.parse_args()
     sheets = []
+    entry = store.read_manifest(arguments.store or store.folder())[lungnet.NAME]
+    learned_from = {scan["name"] for scan in entry.scans} | {entry.recipe.get("hold_out", "")}
+    print(entry.label)
 
     def find(scan: Scan) -> tuple[LungMask, LungMask, float]:
         began = time.perf_counter()
@@ -90,7 +97,11 @@ def main() -> None:
         scan = read.read(path)
         network, air, seconds = find(scan)
         agreement = [dice(network.labels == side, air.labels == side) for side in SIDES.values()]
-        row(f"{path.parent.name}: network, classical", *agreement, "", "", seconds)
+        mark = " (seen)" if path.parent.name in learned_from else ""
+        row(f"{path.parent.name}{mark}: {network.source}", *agreement, "", "", seconds)
+        coarse = classical.outline(scan)
+        alone = lungnet.predict(lungnet.load(arguments.store), coarse).lungs
+        row("  the network alone", *(dice(alone == side, coarse.lungs == side) for side in SIDES.values()))
         for name, side in SIDES.items():
             for place in PLACES:
                 ill = consolidated(scan, air.labels, side, place)
@@ -106,8 +117,8 @@ def main() -> None:
         scan = read.read(folder / "ct.nii.gz")
         network, air, seconds = find(scan)
         truth = {name: scan.oriented(sitk.ReadImage(str(folder / f"lung_{name}.nii.gz"))) > 0 for name in SIDES}
-        for source, mask in (("network", network), ("classical", air)):
-            row(f"{folder.name}: {source}, contours",
+        for mask in (network, air):
+            row(f"{folder.name}: {mask.source}, contours",
                 *(dice(mask.labels == side, truth[name]) for name, side in SIDES.items()),
                 "both:", dice(mask.labels > 0, truth["right"] | truth["left"]), seconds)  # fmt: skip
         for warning in network.warnings:

@@ -120,6 +120,20 @@ def test_a_white_lung_keeps_its_side(chest, air, monkeypatch):
     assert not (found.labels == 1)[white].any()
 
 
+def test_consolidation_goes_on_into_what_is_as_dense_and_may_be_lung():
+    hu = np.full((20, 20, 60), 120.0, np.float32)  # contrast agent
+    hu[:, :, :40] = 45.0
+    sure, possible = np.zeros(hu.shape, bool), np.zeros(hu.shape, bool)
+    sure[:, :, :15] = True
+    possible[:, :, :30] = possible[:, :, 50:] = True
+    coarse = Coarse(hu, np.zeros(hu.shape, np.uint8), sure, sure, (1, 1, 1), (2.0, 2.0, 2.0))
+    grown = lungnet.gone_on(sure, possible, coarse)
+    assert grown[:, :, :29].all()
+    assert not grown[:, :, 31:].any()
+    coarse.hu[:, :, 15:] = 120.0
+    assert not lungnet.gone_on(sure, possible, coarse)[:, :, 17:].any()
+
+
 def test_a_network_that_misses_air_is_not_believed(chest, air, monkeypatch):
     half = chest.lungs * (np.arange(75) > 38)[:, None, None]
     answers(monkeypatch, half, air)

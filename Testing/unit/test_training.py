@@ -360,6 +360,13 @@ def test_thick_slices_are_straight_lines_between_their_centres():
     assert thicken(hu, 0.8) is hu
 
 
+@pytest.mark.parametrize("slices", [2.0, 2.5, 3.0, 4.0])
+def test_thick_slices_shift_nothing(slices):
+    k = np.arange(121, dtype=np.float32)[:, None, None]
+    far_from_the_ends = slice(10, 100)
+    assert (thicken(k, slices) - k)[far_from_the_ends].mean() == pytest.approx(0, abs=0.06)
+
+
 def test_the_loss_falls_within_a_few_iterations(cache, tmp_path):
     torch.manual_seed(0)
     preset = replace(TINY, learning_rate=1e-2)

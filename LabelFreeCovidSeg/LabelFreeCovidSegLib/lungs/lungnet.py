@@ -8,6 +8,7 @@ rest of the lung is. What is thinner than its voxels stays as the classical find
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.lungs import classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.classical import Coarse
-from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, opening
+from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, keep, opening
 from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
 from LabelFreeCovidSegLib.progress import Progress, part, silent
@@ -35,6 +36,10 @@ AROUND_MM = 32.0
 DENIED = 0.1
 """Below this probability of lung, soft tissue that the classical finder closed over is taken out again. It takes more
 to be denied than to be added: that finder seldom closes over what is no lung."""
+POSSIBLE, LIKE_HU = 0.2, 25.0
+"""From this probability on, consolidation goes on into tissue whose density differs by no more from what the network is
+sure of: its certainty fades with the distance from the air, while a consolidation is one tissue."""
+SMOOTH_MM = 2.0
 PIECE_SHARE = 0.05
 """Connected components smaller than this share of their lung are dropped."""
 ADDED_MM, DENIED_MM = 8.0, 4.0
@@ -88,29 +93,39 @@ def find(scan: Scan, progress: Progress = silent, store: Path | None = None) -> 
     network = load(store)
     coarse = classical.outline(scan, part(progress, 0.0, 0.5))
     progress(0.5, "Finding the whole lungs")
-    lungs, denied = predict(network, coarse)
+    seen = predict(network, coarse)
     progress(0.75, "Drawing the border at full resolution")
     source, warnings = NAME, tuple[str, ...]()
-    if covered(lungs, coarse) < TRUSTED_SHARE:
+    if covered(seen.lungs, coarse) < TRUSTED_SHARE:
         lungs, source = coarse.lungs, "classical, instead of lungnet"
         warnings = (
             "The network for lungs did not understand this scan, so the lungs were outlined by their air alone; "
             "consolidation at their border may be missing.",
         )
     else:
-        lungs = corrected(coarse, lungs, denied)
+        lungs = corrected(coarse, seen)
         warnings = differences(lungs, coarse)
     full = classical.refine(scan, coarse, lungs, coarse.air & (lungs > 0), coarse.gas)
     progress(1.0, "Lungs found")
     return LungMask(full, source, warnings + plausibility.warnings(full, scan.grid))
 
 
-def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]:
-    """Both lungs on the blocks of `coarse`; in float32 on the CPU, the same everywhere.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the network makes of a scan; arrays are (k, j, i) on the blocks of a `Coarse`.
 
-    Returns:
-        (k, j, i) uint8, 1 right, 2 left; and bool, where there is hardly lung.
+    Attributes:
+        lungs: uint8, 1 right, 2 left.
+        denied: bool, where there is hardly lung. possible: bool, where there may be.
     """
+
+    lungs: np.ndarray
+    denied: np.ndarray
+    possible: np.ndarray
+
+
+def predict(network: nn.Module, coarse: Coarse) -> Seen:
+    """Look at the blocks of `coarse`; in float32 on the CPU, the same everywhere."""
     levels = bounding_box(coarse.lungs > 0, (int(AROUND_MM / coarse.spacing[0]), 0, 0))[0]
     # Their real place in the world would only change the last bits of what follows, from one file format to another.
     blocks = Grid(coarse.hu[levels].shape[::-1], coarse.spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
@@ -118,11 +133,9 @@ def predict(network: nn.Module, coarse: Coarse) -> tuple[np.ndarray, np.ndarray]
     hu = resample(coarse.hu[levels], blocks, working, outside=AIR_HU)
     air = resample(coarse.air[levels].astype(np.uint8), blocks, working, nearest=True)
     probability = resample(foresee(network, question(hu, air)), working, blocks)
-    lungs = np.zeros(coarse.lungs.shape, dtype=np.uint8)
-    lungs[levels] = decide(probability, coarse.lungs[levels], coarse.spacing, coarse.middle)
-    denied = np.zeros(coarse.lungs.shape, dtype=bool)
-    denied[levels] = probability < DENIED
-    return lungs, denied
+    lungs = decide(probability, coarse.lungs[levels], coarse.spacing, coarse.middle)
+    ends = [(levels.start, coarse.lungs.shape[0] - levels.stop), (0, 0), (0, 0)]
+    return Seen(*(np.pad(part, ends) for part in (lungs, probability < DENIED, probability > POSSIBLE)))
 
 
 def foresee(network: nn.Module, asked: np.ndarray) -> np.ndarray:
@@ -145,8 +158,8 @@ def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing, middle:
         middle: column of the body's middle.
     """
     aside_mm = (np.arange(known.shape[2]) - middle) * spacing[2]
-    sizes = [np.count_nonzero(known == side) for side in (RIGHT, LEFT)]
-    mediastinum_mm = classical.ASIDE_MM if min(sizes) >= classical.ALIKE * max(sizes) else 0.0
+    held = [np.count_nonzero(known == side) for side in (RIGHT, LEFT)]
+    mediastinum_mm = classical.ASIDE_MM if min(held) >= classical.ALIKE * max(held) else 0.0
     nearer_right = distance(known == RIGHT, spacing) < distance(known == LEFT, spacing)
     right = np.where(np.abs(aside_mm) > mediastinum_mm, aside_mm < 0, nearer_right)
     labels = np.where(probability > 0.5, np.where(right, RIGHT, LEFT), 0).astype(np.uint8)
@@ -159,20 +172,32 @@ def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing, middle:
     return labels
 
 
-def corrected(coarse: Coarse, answer: np.ndarray, denied: np.ndarray) -> np.ndarray:
-    """The classical outline with the airless lung that only the network sees, and without what it is sure is none.
-
-    Args:
-        answer, denied: (k, j, i), what `predict` returns.
-    """
+def corrected(coarse: Coarse, seen: Seen) -> np.ndarray:
+    """The classical outline with the airless lung that only the network sees, and without what it is sure is none."""
     known, spacing = coarse.lungs > 0, coarse.spacing
-    more = (answer > 0) & ~known & ~dilation(coarse.gas, BRONCHI_MM, spacing)
-    less = denied & known & ~coarse.air
+    free = ~known & ~dilation(coarse.gas, BRONCHI_MM, spacing)
+    less = seen.denied & known & ~coarse.air
     lungs = coarse.lungs.copy()
     lungs[opening(less, DENIED_MM, spacing)] = 0
-    added = opening(more, ADDED_MM, spacing)
-    lungs[added] = answer[added]
+    for side in (RIGHT, LEFT):
+        sure = opening((seen.lungs == side) & free, ADDED_MM, spacing)
+        if sure.any():
+            lungs[sure | gone_on(sure, seen.possible & free & (seen.lungs != RIGHT + LEFT - side), coarse)] = side
     return lungs
+
+
+def gone_on(sure: np.ndarray, possible: np.ndarray, coarse: Coarse) -> np.ndarray:
+    """Where consolidation goes on from where it is sure: as far as it may and its density stays; (k, j, i) bool."""
+    box = bounding_box(possible | sure, (1, 1, 1))
+    sure, possible, spacing = sure[box], possible[box], coarse.spacing
+    smooth = ndimage.gaussian_filter(coarse.hu[box], [SMOOTH_MM / mm for mm in spacing])
+    pieces, count = ndimage.label(sure)
+    like = sure.copy()
+    for median in (np.median(smooth[pieces == piece]) for piece in range(1, count + 1)):
+        like |= possible & (np.abs(smooth - median) < LIKE_HU)
+    whole = np.zeros(coarse.lungs.shape, dtype=bool)
+    whole[box] = keep(opening(like, ADDED_MM, spacing), sure)
+    return whole
 
 
 def covered(lungs: np.ndarray, coarse: Coarse) -> float:

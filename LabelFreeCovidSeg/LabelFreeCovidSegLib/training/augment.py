@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from LabelFreeCovidSegLib.postprocess import box_kernel
+
 THICK_PROBABILITY = 0.4
 THICKNESS_MM = (2.0, 6.0)
 PADDED_PROBABILITY = 0.25
@@ -109,7 +111,7 @@ def thicken(hu: np.ndarray, slices: float, padded: bool = False) -> np.ndarray:
     """
     if slices <= 1.0:
         return hu
-    averaged = ndimage.uniform_filter1d(hu, max(round(slices), 1), axis=0, mode="nearest")
+    averaged = ndimage.convolve1d(hu, box_kernel(slices).astype(np.float32), axis=0, mode="nearest")
     centres = np.arange(0.0, hu.shape[0] - 1 + slices, slices)
     place = np.arange(hu.shape[0]) / slices
     lower = np.minimum(place.astype(int), len(centres) - 2)
