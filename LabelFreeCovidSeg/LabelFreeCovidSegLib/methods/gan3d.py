@@ -38,6 +38,7 @@ CARD = Card(
     "region-aware segmentation of COVID-19 CT images using 3D GAN and contrastive learning. Comput Biol Med "
     "2022;149:106033. doi:10.1016/j.compbiomed.2022.106033",
     networks=("gan3d",),
+    picture_mm=0.0,
 )
 
 WINDOW_HU = (-1000.0, 400.0)

@@ -21,7 +21,7 @@ Spacing = tuple[float, float, float]
 LUNG_HU, AIR_HU = -850.0, -1000.0
 RIM_HU: Span = (-750.0, -60.0)
 """Voxels beside a lung label and in this range are half lung, half chest wall. They follow the lung: left dark they
-would outline it. Air of a bronchus lies below, fat above."""
+would outline it. Air of a bronchus lies below; fat without partial volume is about -100 HU."""
 
 
 @dataclass(frozen=True)
