@@ -15,7 +15,7 @@ from LabelFreeCovidSegLib.methods.anomaly.detector import Preset
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training import anomaly, loop, prepare, recipes, runs
 from LabelFreeCovidSegLib.training.anomaly import DetectorRecipe
-from LabelFreeCovidSegLib.training.calibrate import best_threshold
+from LabelFreeCovidSegLib.training.calibrate import best_threshold, mean_dice
 from LabelFreeCovidSegLib.training.command import add_arguments
 from LabelFreeCovidSegLib.training.detector import DetectorTrainee
 from LabelFreeCovidSegLib.training.f_anogan import CRITIC_STEPS, GAN_SHARE, FAnoGANTrainee, gradient_penalty
@@ -214,9 +214,24 @@ def test_the_critic_learns_from_five_batches_then_the_generator_and_afterwards_t
 
 def test_the_threshold_is_the_one_of_the_best_dice_in_steps_of_a_hundredth():
     score = np.array([0.1, 0.2, 0.305, 0.7, 0.31], np.float32)
-    assert best_threshold(score, np.array([False, False, True, True, True])) == 0.21
-    assert best_threshold(score, np.array([True] * 5)) == 0.0
-    assert best_threshold(score, np.array([False, False, False, True, False])) == 0.32
+    assert best_threshold([(score, np.array([False, False, True, True, True]))]) == 0.21
+    assert best_threshold([(score, np.array([True] * 5))]) == 0.0
+    assert best_threshold([(score, np.array([False, False, False, True, False]))]) == 0.32
+
+
+def test_a_small_lesion_has_as_much_of_a_say_in_the_threshold_as_a_large_one():
+    large = np.full(1000, 0.9, np.float32), np.arange(1000) < 900
+    large[0][900:] = 0.3
+    small = np.array([0.5, 0.0, 0.0, 0.0], np.float32), np.array([True, False, False, False])
+    assert best_threshold([large]) == 0.31
+    assert best_threshold([large, small]) == 0.31
+    healthy = np.full(50, 0.4, np.float32), np.zeros(50, bool)
+    assert best_threshold([large, small, healthy]) == 0.31
+    faint = np.array([0.2, 0.1], np.float32), np.array([True, False])
+    # Over all voxels 0.31 would be best: 0.11 costs the large one 100 voxels, and brings a single one.
+    assert best_threshold([large, faint]) == 0.11
+    assert mean_dice([large, faint, healthy], 0.11) == pytest.approx((2 * 900 / 1900 + 1) / 2)
+    assert mean_dice([healthy], 0.5) == 0.0
 
 
 class Sees(torch.nn.Module):

@@ -256,7 +256,7 @@ def test_a_method_that_needs_the_scan_says_so(folder, tmp_path, register):
 
 
 def test_of_several_methods_the_one_that_needs_the_scan_is_named(folder, tmp_path):
-    with pytest.raises(LabelFreeCovidSegError, match="^OpacityNet looks at neighbouring slices"):
+    with pytest.raises(LabelFreeCovidSegError, match=r"^OpacityNet looks at neighbouring slices"):
         run(folder, tmp_path / "out", method="cyclegan+opacitynet")
 
 

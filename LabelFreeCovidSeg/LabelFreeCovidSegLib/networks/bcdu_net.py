@@ -110,11 +110,16 @@ class ConvLSTM(nn.Module):
 
 
 class Projection(nn.Module):
-    """The contrastive head: a slice's features as `PROJECTION` numbers, not below 0."""
+    """The contrastive head: a slice's features as `PROJECTION` numbers, not below 0.
+
+    They are normalised over the batch first. As they are, all have the same sign and are large, so that the angles
+    between slices hardly differ.
+    """
 
     def __init__(self, base: int = PAPER_BASE) -> None:
         super().__init__()
-        self.dense = nn.Linear(base * 2 ** (LEVELS - 1), PROJECTION)
+        channels = base * 2 ** (LEVELS - 1)
+        self.dense = nn.Sequential(nn.BatchNorm1d(channels, affine=False), nn.Linear(channels, PROJECTION))
 
     def forward(self, features: Features) -> Tensor:
         """(batch, 128) of the encoder's answer."""

@@ -140,6 +140,8 @@ class Discriminator3D(nn.Module):
     """D: whether lungs are real and healthy or made by G.
 
     The paper's five convolutions, each followed by a pooling. They are padded, so that 32 slices are enough for all.
+    Activations leak: with the paper's ReLU, the narrow layers of `answer` were dead after 100 iterations, and all lungs
+    had the same answer.
 
     Args:
         channels: of the convolutions.
@@ -149,18 +151,20 @@ class Discriminator3D(nn.Module):
 
     def __init__(self, channels: Sequence[int] = PAPER_CRITIC_CHANNELS, dropout: float = 0.5) -> None:
         super().__init__()
-        levels = [(Conv3d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2)) for a, b in pairwise([1, *channels])]
+        levels = [
+            (Conv3d(a, b, 3, padding=1), nn.LeakyReLU(SLOPE), nn.MaxPool3d(2)) for a, b in pairwise([1, *channels])
+        ]
         self.features = nn.Sequential(*(layer for level in levels for layer in level))
         self.answer = nn.Sequential(
-            nn.Linear(channels[-1], 32), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(32, 16), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(16, 8), nn.ReLU(),
+            nn.Linear(channels[-1], 32), nn.LeakyReLU(SLOPE), nn.Dropout(dropout),
+            nn.Linear(32, 16), nn.LeakyReLU(SLOPE), nn.Dropout(dropout),
+            nn.Linear(16, 8), nn.LeakyReLU(SLOPE),
             nn.Linear(8, 2),
         )  # fmt: skip
         # PyTorch's own scale halves a signal in each of nine layers, until all lungs have the same answer.
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (batch, 2) of lungs (batch, 1, k, j, i): class 0 made, class 1 real."""

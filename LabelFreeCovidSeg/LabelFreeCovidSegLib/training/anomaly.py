@@ -74,15 +74,13 @@ class DetectorRecipe:
         progress(0.0, "Tuning")
         tuned = self.detector.tuned(network, healthy(self.detector, preset, judge, TUNING_SLICES).to(compute.device))
         domains = SliceDomains(preset, [judge])
-        scores, lesions = [], []
+        pieces = []
         for number in range(VIEWS):
             slab = domains.planted_slab(np.random.SeedSequence([VIEW_SEED, number]))
             image = tuned.shown(slab.hu, slab.lung)
             found = scored(tuned, network, image, compute, part(progress, number / VIEWS, (number + 1) / VIEWS))
-            scores.append(filtered(found, slab.lung, preset.spacing_mm)[slab.lung])
-            lesions.append(slab.lesion[slab.lung])
-        threshold = best_threshold(np.concatenate(scores), np.concatenate(lesions))
-        return {"tuned": asdict(tuned), "threshold": threshold}
+            pieces.append((filtered(found, slab.lung, preset.spacing_mm)[slab.lung], slab.lesion[slab.lung]))
+        return {"tuned": asdict(tuned), "threshold": best_threshold(pieces)}
 
 
 AE = DetectorRecipe(ae.DETECTOR)

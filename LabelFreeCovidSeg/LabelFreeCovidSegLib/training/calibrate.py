@@ -61,7 +61,8 @@ def calibrate(score: Score, preset: Planted, blocks: Blocks, progress: Progress)
         `calibration`, ascending pairs of score and probability, and `calibration_error`, before and after.
     """
     fitted = scores(score, views(preset, blocks, FIT_SEED, VIEWS), part(progress, 0.0, 0.5))
-    return fit(fitted, scores(score, views(preset, blocks, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0)))
+    checked = scores(score, views(preset, blocks, CHECK_SEED, VIEWS), part(progress, 0.5, 1.0))
+    return fit(together(fitted), together(checked))
 
 
 def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
@@ -73,13 +74,19 @@ def fit(fitted: Scored, checked: Scored) -> dict[str, Any]:
     return {"calibration": knots, "calibration_error": errors}
 
 
-def scores(score: Callable[[Piece], np.ndarray], pieces: Sequence[Piece], progress: Progress) -> Scored:
-    """The score of each lung voxel of all pieces, (n,) float32, and which are lesion, (n,) bool."""
+def scores(score: Callable[[Piece], np.ndarray], pieces: Sequence[Piece], progress: Progress) -> list[Scored]:
+    """The score of each lung voxel of each piece, and which are lesion."""
     found = []
     for number, piece in enumerate(pieces):
         progress(number / len(pieces), "Calibrating")
-        found.append(score(piece)[piece.lung])
-    return np.concatenate(found), np.concatenate([piece.lesion[piece.lung] for piece in pieces])
+        found.append((score(piece)[piece.lung], piece.lesion[piece.lung]))
+    return found
+
+
+def together(pieces: Sequence[Scored]) -> Scored:
+    """The voxels of all pieces."""
+    score, lesion = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    return score, lesion
 
 
 def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:
@@ -97,16 +104,19 @@ def curve(score: np.ndarray, lesion: np.ndarray) -> list[list[float]]:
     return np.stack([places, probability], axis=1).tolist()
 
 
-def best_threshold(score: np.ndarray, lesion: np.ndarray) -> float:
-    """The threshold, in steps of 0.01, from which on scores (n,) give the best Dice with lesions (n,) bool."""
-    return max((float(threshold) for threshold in THRESHOLDS), key=lambda threshold: dice(score, lesion, threshold))
+def best_threshold(pieces: Sequence[Scored]) -> float:
+    """The threshold, in steps of 0.01, from which on scores give the best `mean_dice`; the lowest of equals."""
+    return max((float(threshold) for threshold in THRESHOLDS), key=lambda threshold: mean_dice(pieces, threshold))
 
 
-def dice(score: np.ndarray, lesion: np.ndarray, threshold: float) -> float:
-    """Of scores (n,) from a threshold on with lesions (n,) bool."""
-    found = score >= np.float32(threshold)
-    marked = int(np.count_nonzero(found) + np.count_nonzero(lesion))
-    return 2.0 * np.count_nonzero(found & lesion) / max(marked, 1)
+def mean_dice(pieces: Sequence[Scored], threshold: float) -> float:
+    """Mean Dice of scores from a threshold on with the lesions of each piece that has any; 0 if none has.
+
+    Each piece counts once. Over the voxels of all, the largest and densest lesions would decide alone.
+    """
+    ill = [(score >= np.float32(threshold), lesion) for score, lesion in pieces if lesion.any()]
+    dices = [2.0 * np.count_nonzero(found & lesion) / (np.count_nonzero(found) + lesion.sum()) for found, lesion in ill]
+    return float(np.mean(dices)) if dices else 0.0
 
 
 def expected_error(probability: np.ndarray, lesion: np.ndarray) -> float:

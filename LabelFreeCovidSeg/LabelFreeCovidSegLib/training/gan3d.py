@@ -22,7 +22,7 @@ from LabelFreeCovidSegLib.methods.gan3d import Preset, still
 from LabelFreeCovidSegLib.networks.bcdu_net import BCDUNet, Projection
 from LabelFreeCovidSegLib.networks.dense_unet3d import DenseUNet3D, Discriminator3D, latent_shape
 from LabelFreeCovidSegLib.progress import Progress, silent
-from LabelFreeCovidSegLib.training.calibrate import best_threshold, dice, restored, scores
+from LabelFreeCovidSegLib.training.calibrate import best_threshold, mean_dice, restored, scores
 from LabelFreeCovidSegLib.training.contrast import supervised_contrast, varied
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.perlin import blotched
@@ -157,14 +157,14 @@ class Gan3DTrainee:
         return [self.domains.ill(np.random.SeedSequence([POOL_SEED, number])) for number in range(self.preset.pool)]
 
     def validate(self) -> float:
-        """Dice of the lesions in all views of the held-out scan at the threshold that outlines them best.
+        """Mean Dice of the lesions in views of the held-out scan at the threshold that outlines them best.
 
         It is -1 while the slice network has not begun.
         """
         if self.preset.segmenter and self.slices is None:
             return -1.0
         found = scores(self.score, self.views, silent)
-        return dice(*found, best_threshold(*found))
+        return mean_dice(found, best_threshold(found))
 
     def score(self, slab: Slab) -> np.ndarray:
         """What the networks as they are make of a slab, (k, j, i) float32."""
@@ -227,7 +227,7 @@ def calibrate(
         found = scores(
             lambda slab: scored(dict(networks.named_children()), slab), views(preset, judge, FIT_SEED), progress
         )
-    return {"threshold": best_threshold(*found)}
+    return {"threshold": best_threshold(found)}
 
 
 def _adam(*networks: nn.Module) -> torch.optim.Optimizer:
