@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import slicer
 from LabelFreeCovidSegLib import store
+from LabelFreeCovidSegLib.panel import estimate
 from LabelFreeCovidSegLib.scene import shown
 from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtTest import QTest
@@ -124,6 +125,16 @@ def test_the_time_of_a_run_is_expected_of_the_next_one(open_panel, child):
     open_panel.click("segmentButton")
     open_panel.wait_for_the_end()
     assert "as fast as the last run here" in open_panel.cardLabel.text()
+
+
+def test_a_run_has_a_start_that_does_not_grow_with_the_ct(open_panel, ct):
+    size = estimate.megavoxels(ct)
+    assert estimate.expected(ct, "a method", "cpu", 0.5) == (estimate.START_SECONDS + 0.5 * size, False)
+    estimate.remember(ct, "a method", "cpu", 12.0)
+    seconds, seen_here = estimate.expected(ct, "a method", "cpu", 0.5)
+    assert (seconds, seen_here) == (pytest.approx(12.0), True)
+    estimate.remember(ct, "a method", "cpu", 1.0)
+    assert estimate.expected(ct, "a method", "cpu", 0.5) == (estimate.START_SECONDS, True)
 
 
 def choose_folders(panel, tmp_path):

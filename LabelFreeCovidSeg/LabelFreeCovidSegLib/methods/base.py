@@ -29,7 +29,7 @@ class Card:
     """What a user should know of a method before choosing it.
 
     Attributes:
-        seconds_per_megavoxel: what a whole run took on 2 CPU cores, for a million voxels of the CT.
+        seconds_per_megavoxel: what a whole run but its start took on 2 CPU cores, for a million voxels of the CT.
         networks: what the model store calls the weights that it runs on; none for a method without networks.
         picture_mm: how thick a stack of itself a single picture has to be repeated to, to be segmented; 0 where each
             slice is segmented by itself, None where pictures make no sense.

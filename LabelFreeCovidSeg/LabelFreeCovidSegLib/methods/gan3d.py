@@ -123,7 +123,7 @@ _PAPER = Preset(
 # Slabs of the lungs rather than whole ones, because there are few scans; narrow and few enough for a CPU.
 _SMALL = Preset(
     "small", 6.0, (16, 96, 96), 3, (8, 16, 32, 64), 16, batch=2, slices=16,
-    iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=1e-3, slice_rate=1e-3,
+    iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=3e-4, slice_rate=1e-3,
     contrast_rate=1e-4, decays=22, critic_dropout=0.0, threshold=None,
 )  # fmt: skip
 TABLE5 = (0.1, 0.15, 0.25, 0.3)

@@ -7,6 +7,8 @@ from typing import Any
 import slicer
 
 _KEY = "LabelFreeCovidSeg/SecondsPerMegavoxel/{}/{}"
+START_SECONDS = 5.0
+"""Until a child process has torch and the networks in memory, whatever the size of the CT."""
 
 
 def megavoxels(ct: Any) -> float:
@@ -22,13 +24,15 @@ def expected(ct: Any, method: str, device: str, usual: float) -> tuple[float, bo
         usual: seconds a megavoxel where nothing was run yet (`Card.seconds_per_megavoxel`).
     """
     known = slicer.app.userSettings().value(_KEY.format(method, device))
-    return megavoxels(ct) * float(known or usual), bool(known)
+    seen_here = known is not None
+    return START_SECONDS + megavoxels(ct) * float(known if seen_here else usual), seen_here
 
 
 def remember(ct: Any, method: str, device: str, seconds: float) -> None:
     """Keep what a run took, in the user's settings."""
     if megavoxels(ct):
-        slicer.app.userSettings().setValue(_KEY.format(method, device), seconds / megavoxels(ct))
+        own = max(seconds - START_SECONDS, 0.0)
+        slicer.app.userSettings().setValue(_KEY.format(method, device), own / megavoxels(ct))
 
 
 def words(seconds: float) -> str:
