@@ -40,7 +40,7 @@ MADE, REAL = range(2)
 """Classes of the discriminator."""
 POOL_SEED, VIEW_SEED, FIT_SEED = 20_220_801, 20_220_802, 20_220_803
 """Of the pool, of the views that choose the checkpoint, and of those that set the threshold."""
-VIEWS = 12
+VIEWS = 24
 HEALTHY_EVERY = 3
 """Of views, every so manieth has no lesion."""
 DECAY = 0.9
@@ -192,13 +192,16 @@ def taken_for(scores: Tensor, kind: int) -> Tensor:
 
 
 def views(preset: Preset, judge: Sequence[Arrays], seed: int) -> list[Slab]:
-    """Slabs of the held-out scan to judge networks by, always the same ones; every third is healthy."""
+    """Slabs of the held-out scan to judge networks by, always the same ones; every third is healthy.
+
+    Their lesions are not of the generator that the networks have learned from.
+    """
     domains = SlabDomains(preset, [judge])
     if not domains.healthy_scans:
         raise TrainingError("A patient's scan can't judge, as its lesions are not known. Hold out a near-healthy scan.")
     seeds = [np.random.SeedSequence([seed, number]) for number in range(VIEWS)]
     return [
-        domains.infected(one) if number % HEALTHY_EVERY else domains.healthy(one) for number, one in enumerate(seeds)
+        domains.foreign(one) if number % HEALTHY_EVERY else domains.healthy(one) for number, one in enumerate(seeds)
     ]
 
 

@@ -16,11 +16,14 @@ import numpy as np
 
 from LabelFreeCovidSegLib.lungs import find_lungs
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
+from LabelFreeCovidSegLib.methods import normnet
 from LabelFreeCovidSegLib.methods.gan3d import Frame, Preset, window
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.read import read
 from LabelFreeCovidSegLib.scan import AIR_HU
+from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, synthesize
 from LabelFreeCovidSegLib.training.augment import DENSER_PROBABILITY, denser
+from LabelFreeCovidSegLib.training.crops import with_lesions
 from LabelFreeCovidSegLib.training.healthy import cached, free_slices
 from LabelFreeCovidSegLib.training.pneumonia import infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -127,6 +130,14 @@ class SlabDomains:
         slab = self.healthy(drawn)
         ill = infect(slab.hu, slab.lung, self.spacing_mm, np.random.default_rng(made))
         return Slab(ill.hu, slab.lung, ill.classes > 0)
+
+    def foreign(self, seed: np.random.SeedSequence) -> Slab:
+        """A slab of healthy lung with lesions of NormNet's generator, from which nothing learns here."""
+        drawn, made = children(seed, 2)
+        slab = self.healthy(drawn)
+        healthy = normnet.window(slab.hu) * slab.lung
+        lesions = synthesize(healthy, slab.lung, self.spacing_mm, normnet.TAU, made, WITH_CONSOLIDATION)
+        return Slab(with_lesions(slab.hu, healthy, lesions.image), slab.lung, lesions.lesion & slab.lung)
 
     def _draw(self, scans: Sequence[Lungs], rng: np.random.Generator) -> Slab:
         slab = scans[int(rng.integers(len(scans)))].draw(self.canvas, rng)
