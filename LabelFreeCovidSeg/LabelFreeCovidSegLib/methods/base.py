@@ -43,7 +43,7 @@ class Card:
     title: str
     summary: str
     citation: str
-    seconds_per_megavoxel: float = 0.5
+    seconds_per_megavoxel: float = 0.3
     networks: tuple[str, ...] = ()
     picture_mm: float | None = None
     domain: str = HU
