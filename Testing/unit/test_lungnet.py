@@ -1,5 +1,7 @@
 """The lung network's surroundings: what is asked of it, what is made of its answer, and who steps in for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,10 @@ def answers(monkeypatch, labels, coarse):
     k = np.flatnonzero(coarse.lungs.any(axis=(1, 2)))
     levels = slice(max(k[0] - 8, 0), k[-1] + 1 + 8)
     monkeypatch.setattr(lungnet, "load", lambda store=None: Answer(labels[levels, ::2, ::2] > 0))
+
+
+def consolidated(scan, where):
+    return replace(scan, hu=np.where(where, np.float32(45.0), scan.hu))
 
 
 def dice(one, other):
@@ -94,27 +100,17 @@ def test_what_the_network_answers_lies_where_the_lungs_are(chest, air, monkeypat
 
 
 def test_consolidation_that_the_network_counts_as_lung_stays_in_the_mask(chest, air, monkeypatch):
-    scan = chest.scan
     base = (chest.lungs == 1) & (np.arange(75) < 28)[:, None, None]
-    scan.hu[base], healthy = 45.0, scan.hu[base].copy()
-    try:
-        answers(monkeypatch, chest.lungs, air)
-        found = lungnet.find(scan)
-    finally:
-        scan.hu[base] = healthy
+    answers(monkeypatch, chest.lungs, air)
+    found = lungnet.find(consolidated(chest.scan, base))
     assert (found.labels == 1)[base].mean() > 0.85  # its corners hold no ball of 8 mm
     assert any("right lung" in sentence and "no air" in sentence for sentence in found.warnings)
 
 
 def test_a_white_lung_keeps_its_side(chest, air, monkeypatch):
-    scan = chest.scan
     white = chest.lungs == 2
-    scan.hu[white], healthy = 45.0, scan.hu[white].copy()
-    try:
-        answers(monkeypatch, chest.lungs, air)
-        found = lungnet.find(scan)
-    finally:
-        scan.hu[white] = healthy
+    answers(monkeypatch, chest.lungs, air)
+    found = lungnet.find(consolidated(chest.scan, white))
     assert dice(found.labels == 1, chest.lungs == 1) > 0.95
     assert (found.labels == 2)[white].mean() > 0.85
     assert not (found.labels == 1)[white].any()
