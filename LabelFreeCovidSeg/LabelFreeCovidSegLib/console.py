@@ -136,7 +136,8 @@ class JsonLines:
 
     def done(self, outcome: Outcome) -> None:
         """Write the last line of a run that went well."""
-        self._write({"done": outcome.fields})
+        with contextlib.suppress(BrokenPipeError):  # the work is done all the same
+            self._write({"done": outcome.fields})
 
     def failed(self, kind: str, message: str) -> None:
         """Write the last line of one that did not."""

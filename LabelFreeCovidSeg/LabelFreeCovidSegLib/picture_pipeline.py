@@ -51,10 +51,9 @@ def unfit(card: base.Card, weights: str, equalised: bool) -> str:
     """Why a method can't work on single pictures of this kind; empty if it can."""
     if card.picture_mm is None:
         able = ", ".join(name for name in base.REGISTRY | base.PICTURES if base.card(name).picture_mm is not None)
-        unable = [member for member in map(base.card, base.members(card.name)) if member.picture_mm is None]
-        return (
-            f"{unable[0].title} looks at neighbouring slices, which single pictures do not have. Choose one of: {able}."
-        )
+        members = map(base.card, base.members(card.name))
+        unable = next((member for member in members if member.picture_mm is None), card)
+        return f"{unable.title} looks at neighbouring slices, which single pictures do not have. Choose one of: {able}."
     if equalised and card.domain == base.HU:
         return (
             f"The weights {weights} were trained on Hounsfield units. Locally equalised pictures have none and "

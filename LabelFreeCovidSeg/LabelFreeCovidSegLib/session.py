@@ -1,8 +1,8 @@
 """One run of a command: what it may say, and how it is cut short.
 
-SIGINT, SIGTERM and, if asked for, the end of standard input stop the process at once, wherever it computes: inside a
-library there is nobody to raise an exception to. What lies half-written is removed first; a step that puts results
-into their place is never cut in two.
+SIGINT, SIGTERM, a terminal that hangs up and, if asked for, the end of standard input stop the process at once,
+wherever it computes: inside a library there is nobody to raise an exception to. What lies half-written is removed
+first; a step that puts results into their place is never cut in two.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class Session:
         self._cleanup: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Session:
-        self._handlers = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+            signals.append(signal.SIGHUP)
+        self._handlers = {number: signal.signal(number, self._signalled) for number in signals}
         if self._watch_stdin:
             threading.Thread(target=self._wait_for_stdin, daemon=True).start()
         return self

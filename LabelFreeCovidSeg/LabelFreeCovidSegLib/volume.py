@@ -30,7 +30,7 @@ FORMATS = {
 }
 _FLOATS = {16: "f4", 64: "f8"}
 """NIfTI's codes of numbers that can be NaN."""
-_LEAST_OFFSET = 352
+_LEAST_OFFSET, _MOST_OFFSET = 352, 1 << 31
 """Of the voxels, behind the header; with 0, ITK would take the header for voxels."""
 _BLOCK = 1 << 20
 _STRAIGHTEN = (
@@ -111,9 +111,9 @@ def _check_nifti(path: Path) -> None:
             dimensions = struct.unpack_from(order + "8h", start, 40)
             kind, bits = struct.unpack_from(order + "2h", start, 70)
             (offset,) = struct.unpack_from(order + "f", start, 108)
-            if not _LEAST_OFFSET <= offset < float("inf"):
+            if not _LEAST_OFFSET <= offset <= _MOST_OFFSET:
                 raise _damaged(path.name, "NIfTI-1")
-            stream.read(int(offset) - len(start))
+            stream.seek(int(offset))
             finite, length = _read_through(stream, order + _FLOATS[kind] if kind in _FLOATS else None)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(path.name, "NIfTI") from error

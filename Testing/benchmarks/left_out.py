@@ -3,9 +3,9 @@
     python Testing/benchmarks/left_out.py FOLDER LIST --root DATA -o OUT [--lungs LUNGS] [--plantings 2]
 
 FOLDER is what `train leave-one-out` leaves, LIST the list of scans that it was given. OUT gets FOLD.json and pictures
-of each fold; a fold whose FOLD.json is of the same networks, lungs and plantings is not judged again. LUNGS is
-"classical", a folder of the lung network's own folds, or "untouched": the classical lungs of the scan before lesions
-were planted in it.
+of each fold; a fold whose FOLD.json is of the same networks (the lungs' too), precision and plantings is not judged
+again. LUNGS is "classical", a folder of the lung network's own folds, or "untouched": the classical lungs of the scan
+before lesions were planted in it.
 """
 
 import argparse
@@ -35,8 +35,13 @@ def lungs_of(scan: Scan, name: str, choice: str, untouched: LungMask) -> LungMas
         return untouched
     if choice == CLASSICAL:
         return find_lungs(scan, CLASSICAL)
+    return lungnet.find(scan, silent, lung_store(name, choice))
+
+
+def lung_store(name: str, choice: str) -> Path:
+    """The lung networks in the folder `choice` that did not see the scan called `name`."""
     (fold,) = (fold for fold in Path(choice).iterdir() if name in fold.name.split("+"))
-    return lungnet.find(scan, silent, fold / "models")
+    return fold / "models"
 
 
 def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Path) -> dict:
@@ -70,14 +75,15 @@ def judge(store: Path, listed: ListedScan, choice: str, plantings: int, out: Pat
         masks = {BLUE: lungs.labels > 0, GREEN: infected.lesions > 0, RED: found[VOTE]}
         write_sheet(out / f"{listed.name}-planted-{seed}.png", infected.scan.hu, masks, slices)
     return {
-        "scan": listed.name, "weights": model.weights, "precision": compute.precision, "lungs": choice,
-        "sources": sources, "networks": names, "marks": asdict(marks), "planted": rows, "far": far,
+        "scan": listed.name, "asked": asked(store, listed.name, choice, plantings), "sources": sources,
+        "networks": names, "marks": asdict(marks), "planted": rows, "far": far,
     }  # fmt: skip
 
 
-def asked(result: dict) -> tuple[str, str, int]:
-    """What `judge` was asked for when it made `result`."""
-    return result["weights"], result["lungs"], len(result["far"])
+def asked(store: Path, name: str, choice: str, plantings: int) -> list[str]:
+    """All that decides what `judge` says of the scan called `name`."""
+    lungs = choice if choice in (CLASSICAL, UNTOUCHED) else read_manifest(lung_store(name, choice))["lungnet"].label
+    return [read_manifest(store)["normnet"].label, lungs, device.choose().precision, f"{plantings} plantings"]
 
 
 def print_tables(results: list[dict]) -> None:
@@ -127,16 +133,13 @@ def main() -> None:
     listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
     results = []
     for store in sorted(arguments.folder.glob("*/models")):
-        path = arguments.out / f"{store.parent.name}.json"
-        weights = read_manifest(store)["normnet"].label
-        if not path.exists() or any(asked(one) != (weights, arguments.lungs, arguments.plantings)
-                                    for one in json.loads(path.read_text())):  # fmt: skip
-            judged = [
-                judge(store, listed[name], arguments.lungs, arguments.plantings, arguments.out)
-                for name in store.parent.name.split("+")
-            ]
+        path, names = arguments.out / f"{store.parent.name}.json", store.parent.name.split("+")
+        wanted = [asked(store, name, arguments.lungs, arguments.plantings) for name in names]
+        judged = json.loads(path.read_text()) if path.exists() else []
+        if [one["asked"] for one in judged] != wanted:
+            judged = [judge(store, listed[name], arguments.lungs, arguments.plantings, arguments.out) for name in names]
             write_atomically(path, json.dumps(judged, indent=1).encode())
-        results += json.loads(path.read_text())
+        results += judged
     print_tables(results)
 
 

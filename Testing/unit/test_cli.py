@@ -284,11 +284,11 @@ def assert_cancelled(process: subprocess.Popen, tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_computation_at_once(chest, tmp_path, number):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_computation_at_once(chest, tmp_path, name):
     process = start(chest, tmp_path / "out", "waits", "--progress", "json")
     wait_for(process.stdout, "Standing in")
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     assert_cancelled(process, tmp_path)
 
 

@@ -124,6 +124,27 @@ def test_files_are_compared_with_the_checksums_that_lie_beside_them(tmp_path, su
         data.open(folder)
 
 
+def test_checksums_may_begin_with_a_mark_and_be_apart_by_a_tab(tmp_path):
+    for kind in ("images", "lesions"):
+        write(tmp_path / kind / "one.nii.gz", TINY)
+    digest = hashlib.sha256((tmp_path / "images" / "one.nii.gz").read_bytes()).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"\ufeff{digest}\timages/one.nii.gz\n", encoding="utf-8")
+    data, folder = datasets.find(str(tmp_path))
+    assert len(data.open(folder)) == 1
+
+
+@pytest.mark.parametrize(("content", "fault"), [
+    ("0a".encode("utf-16"), "can't be read"), (b"0a1b2c", "'0a1b2c' is no checksum with its file"),
+])  # fmt: skip
+def test_checksums_that_nobody_can_read_are_named(tmp_path, content, fault):
+    for kind in ("images", "lesions"):
+        write(tmp_path / kind / "one.nii.gz", TINY)
+    (tmp_path / "SHA256SUMS").write_bytes(content)
+    data, folder = datasets.find(str(tmp_path))
+    with pytest.raises(DataSetError, match=f"SHA256SUMS: {fault}.*as `sha256sum` does"):
+        data.open(folder)
+
+
 def test_luna16_is_without_lesions_and_the_trachea_is_no_lung(tmp_path):
     for number in range(888):
         for kind in (f"subset{number % 10}", "seg-lungs-LUNA16"):

@@ -175,6 +175,7 @@ def test_stored_weights_are_loaded_into_the_networks_of_their_preset(tmp_path, n
     assert method.preset.name == name
     assert method.threshold == PAPER.get(name, Threshold(0.07))
     assert method.networks.keys() == networks.keys()
+    assert (method.card.picture_mm is None) == (name == "small-gan")  # single pictures are for the slice network
     assert not any(network.training for network in method.networks.values())
     kept = method.networks["generator"].out.weight
     torch.testing.assert_close(kept, networks["generator"].out.weight, atol=1e-3, rtol=1e-3)

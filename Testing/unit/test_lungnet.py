@@ -130,6 +130,25 @@ def test_consolidation_goes_on_into_what_is_as_dense_and_may_be_lung():
     assert not lungnet.gone_on(sure, possible, coarse)[:, :, 17:].any()
 
 
+def test_consolidation_between_both_lungs_belongs_to_the_nearer_one():
+    hu = np.full((20, 20, 80), 45.0, np.float32)
+    seen = np.zeros(hu.shape, np.uint8)
+    seen[:, :, :12], seen[:, :, -12:] = 1, 2
+    nothing, known = np.zeros(hu.shape, bool), np.zeros(hu.shape, np.uint8)
+    coarse = Coarse(hu, known, nothing, nothing, (1, 1, 1), (2.0, 2.0, 2.0))
+    labels = lungnet.corrected(coarse, lungnet.Seen(seen, nothing, ~nothing))
+    np.testing.assert_array_equal(labels[10, 10], np.repeat([1, 2], 40))
+
+
+def test_what_is_left_of_a_lungs_air_may_be_bowel_and_does_not_count():
+    known = np.zeros((10, 10, 40), np.uint8)
+    known[:, :, :16], known[:2, :, -6:] = 1, 2
+    coarse = Coarse(known, known, known > 0, known > 9, (1, 1, 1), (4.0, 4.0, 4.0))
+    assert lungnet.covered(1 * (known == 1), coarse) == 1.0
+    known[:, :, -6:] = 2
+    assert lungnet.covered(1 * (known == 1), Coarse(known, known, known > 0, known > 9, (1, 1, 1), (4.0,) * 3)) == 0.0
+
+
 def test_a_network_that_misses_air_is_not_believed(chest, air, monkeypatch):
     half = chest.lungs * (np.arange(75) > 38)[:, None, None]
     answers(monkeypatch, half, air)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -246,12 +247,52 @@ def test_the_processes_that_a_command_has_started_end_with_it(workspace, program
 
     with pytest.raises(CancelledError):
         nnunet.run(workspace, "nnUNetv2_train", [], stop)
-    child = int(started.read_text())
-    for _ in range(100):
-        if not alive(child):
-            break
+    assert ends(int(started.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_a_command_leaves_behind_when_it_ends_by_itself_ends_too(workspace, programs):
+    programs(
+        "nnUNetv2_train",
+        "import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)",
+    )
+    nnunet.run(workspace, "nnUNetv2_train", [])
+    child = int((workspace.folder / "nnUNetv2_train.log").read_text())
+    assert ends(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_training_that_is_ended_ends_its_commands(workspace, programs):
+    programs("nnUNetv2_plan_and_preprocess", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)")
+    nnunet.write_dataset(workspace, [known()])
+    starter = subprocess.Popen(
+        [sys.executable, "-m", "LabelFreeCovidSegLib.evaluation.nnunet", workspace.folder, "--cases", "1"],
+        stderr=subprocess.PIPE,
+    )
+    log = workspace.folder / "nnUNetv2_plan_and_preprocess.log"
+    while not (log.exists() and log.read_text()):
         time.sleep(0.05)
-    assert not alive(child)
+        assert starter.poll() is None, starter.stderr.read()
+    starter.terminate()
+    starter.communicate(timeout=60)
+    assert starter.returncode == 3
+    assert ends(int(log.read_text()))
+
+
+def test_the_cases_of_a_trial_are_not_taken_for_those_of_the_full_recipe(workspace, programs, monkeypatch):
+    nnunet.write_dataset(workspace, [known()])
+    monkeypatch.setattr(sys, "argv", ["nnunet", str(workspace.folder)])
+    with pytest.raises(SystemExit, match=r"there are 1 cases, not 40\. Pass --cases 1"):
+        nnunet.main()
+
+
+def ends(pid):
+    """Whether a process is gone soon."""
+    for _ in range(100):
+        if not alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def alive(pid):

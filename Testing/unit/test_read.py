@@ -194,7 +194,7 @@ def test_a_unit_of_length_that_cant_be_is_refused(tmp_path, scale):
     assert_refused(write(tmp_path / "unit.nrrd", ct(spacing=(5 * scale,) * 3)), "unit of length", "mm", "Export")
 
 
-@pytest.mark.parametrize("offset", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("offset", [0.0, -1.0, 1e18, 1e30, np.nan, np.inf])
 def test_a_nifti_file_whose_voxels_do_not_begin_behind_its_header_is_refused(tmp_path, offset):
     path = write(tmp_path / "ct.nii", ct())
     data = bytearray(path.read_bytes())

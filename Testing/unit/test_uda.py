@@ -96,6 +96,32 @@ def test_nothing_is_marked_outside_the_lungs():
     assert not found.lesion[BESIDE].any()
 
 
+class Constant(torch.nn.Module):
+    """The same probabilities of background, lung, ground glass and consolidation everywhere."""
+
+    def __init__(self, *probabilities):
+        super().__init__()
+        self.scores = torch.log(torch.tensor(probabilities))[None, :, None, None]
+
+    def forward(self, slices):
+        return self.scores.expand(len(slices), -1, *slices.shape[2:])
+
+
+def test_in_the_lungs_background_that_is_not_sure_is_no_answer():
+    found = predict(lung_mask(RIGHT, LEFT), Constant(0.6, 0.1, 0.05, 0.25))
+    inner = np.s_[5:30, 16:46, 16:34]
+    np.testing.assert_array_equal(found.classes[inner], 2)
+    np.testing.assert_allclose(found.score[inner], 0.3 / 0.4, rtol=1e-4)
+    (warning,) = found.warnings
+    assert "Dice 0.00" in warning  # its own lungs are empty
+
+
+def test_where_background_is_sure_nothing_is_marked():
+    found = predict(lung_mask(RIGHT, LEFT), Constant(0.85, 0.0, 0.0, 0.15))
+    assert not found.lesion.any()
+    assert not found.score.any()
+
+
 def test_lungs_that_agree_are_not_mentioned():
     own = box_mask(RIGHT) | box_mask(LEFT) | box_mask(BESIDE)
     lungs = LungMask(np.where(own, 1, 0).astype(np.uint8), "made up")
@@ -103,7 +129,7 @@ def test_lungs_that_agree_are_not_mentioned():
 
 
 def test_lungs_that_differ_are_a_warning_that_says_by_how_much():
-    (warning,) = uda.disagreement(3 * box_mask(LEFT).astype(np.uint8), lung_mask(RIGHT), made_scan())
+    (warning,) = uda.disagreement(box_mask(LEFT), lung_mask(RIGHT), made_scan())
     size_ml = 33 * 38 * 26 * np.prod(SPACING_MM) / 1000
     assert "Dice 0.00" in warning
     assert warning.count(f"{size_ml:.0f} mL") == 2

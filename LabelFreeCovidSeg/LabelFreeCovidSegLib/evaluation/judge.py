@@ -61,16 +61,15 @@ def judge(case: Case, choices: Choices, progress: Progress, health: bool = False
         found_classes=result.classes,
         true_classes=drawn.classes,
         true_lungs=_bool(drawn.lungs),
-        health=_health(result, choices) if health else None,
+        health=_health(result, choices.method) if health else None,
     )
 
 
-def _health(result: pipeline.Result, choices: Choices) -> np.ndarray | None:
-    model = base.load(choices.method)
+def _health(result: pipeline.Result, method: str) -> np.ndarray | None:
+    model = base.load(method)
     if not model.card.knows_health:
         return None
-    compute = device.choose(choices.device, choices.precision)
-    return cast(KnowsHealth, model).health(result.scan, result.lungs, compute, silent)
+    return cast(KnowsHealth, model).health(result.scan, result.lungs, result.run.compute, silent)
 
 
 def in_pictures(case: Case, choices: Choices, progress: Progress) -> Judged:

@@ -12,11 +12,10 @@ import numpy as np
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.evaluation.planted import Known, perfect, score_all
-from LabelFreeCovidSegLib.inference import predict_tiles
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.normnet import NormNet, Working, outline
 from LabelFreeCovidSegLib.phantom.lesions import DENSE, SOLID
-from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.scan import Grid, Scan
 
 SIDES = {"right": 1, "left": 2}
@@ -38,17 +37,14 @@ def masks(
     Args:
         names: of the networks, in their order.
     """
-    preset = model.preset
-    work = Working.of(scan, lungs, preset.spacing_mm)
-    probabilities = [
-        predict_tiles(network, work.intensity, work.lung, preset.crop, compute, part(progress, n / len(names), 1.0))
-        for n, network in enumerate(model.networks)
-    ]
+    work = Working.of(scan, lungs, model.preset.spacing_mm)
+    probabilities = model.recognise(work, compute, progress)
     panels = {VOTE: probabilities}
     if len(probabilities) > 1:
         panels |= {name: [probability] for name, probability in zip(names, probabilities, strict=True)}
+    mm, growing = work.grid.spacing_mm, model.preset.growing
     return {
-        name: work.paste(outline(work.intensity, panel, work.lung, work.grid.spacing_mm, preset.growing), lungs) >= 0.5
+        name: work.paste(outline(work.intensity, panel, work.lung, mm, growing), lungs) >= 0.5
         for name, panel in panels.items()
     }
 

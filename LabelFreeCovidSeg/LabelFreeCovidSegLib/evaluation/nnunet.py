@@ -13,6 +13,7 @@ is never imported; `make nnunet-env` installs it beside.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -28,9 +29,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LabelFreeCovidSegLib import store
+from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, OutputError, TrainingError, WeightsError
 from LabelFreeCovidSegLib.methods.base import SUPERVISED, Card, Prediction
 from LabelFreeCovidSegLib.progress import Progress, part, silent
+from LabelFreeCovidSegLib.session import Session
 
 if TYPE_CHECKING:
     from LabelFreeCovidSegLib.device import Compute
@@ -205,7 +208,7 @@ def run(workspace: Workspace, program: str, arguments: Sequence[str], progress: 
                 progress(0.0, f"Running {program}")
                 _wait(process)
         finally:
-            stop()
+            _end(process)
     if process.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         raise LabelFreeCovidSegError(
@@ -220,13 +223,18 @@ _AT_WORK: set[subprocess.Popen] = set()
 def stop() -> None:
     """End the commands that are at work, with all processes that they have started."""
     while _AT_WORK:
-        process = _AT_WORK.pop()
-        if process.poll() is None:
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGTERM)
-            else:
-                process.terminate()
-            process.wait()
+        _end(_AT_WORK.pop())
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a command with all that it has started, which may outlive it."""
+    _AT_WORK.discard(process)
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # none of them is left
+            os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    process.wait()
 
 
 def _wait(process: subprocess.Popen) -> None:
@@ -310,6 +318,16 @@ def load() -> NnUNet:
     )
 
 
+def _refuse_other(workspace: Workspace, cases: int) -> None:
+    """Raises `TrainingError` if a workspace holds another number of cases: a trial's are too few for more than that."""
+    written = json.loads((workspace.dataset / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
+    if written != cases:
+        raise TrainingError(
+            f"{workspace.dataset}: there are {written} cases, not {cases}. Pass --cases {written} to learn from these, "
+            "or choose another workspace."
+        )
+
+
 def main() -> None:
     """Make phantoms in a workspace unless some are there, and train."""
     parser = argparse.ArgumentParser(description="Train nnU-Net v2 on the lesions of phantoms, a supervised row.")
@@ -320,9 +338,12 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace.absolute(), TRIAL if arguments.trial else FULL)
     try:
-        if not (workspace.dataset / "dataset.json").exists():
-            write_dataset(workspace, phantoms(arguments.cases))
-        train(workspace, arguments.device)
+        with Session(Plain()) as session:
+            session.when_cancelled(stop)
+            if not (workspace.dataset / "dataset.json").exists():
+                write_dataset(workspace, phantoms(arguments.cases))
+            _refuse_other(workspace, arguments.cases)
+            train(workspace, arguments.device)
     except LabelFreeCovidSegError as error:
         sys.exit(str(error))
     print(f"Trained. For `evaluate --methods nnunet`, set {VARIABLE}={workspace.folder}.")

@@ -304,8 +304,10 @@ def _part(
     selected = {method: protocol.select(cases) for method, cases in measured.items()}
     rows, series = [], []
     for method, cases in selected.items():
-        kinds = {base.card(method).kind, protocol.kind} - {"", base.LABEL_FREE if protocol.kind else ""}
-        rows.append(Row(method, ", ".join(sorted(kinds, reverse=True)), protocol.summarise(cases)))
+        kind = base.card(method).kind
+        if protocol.kind:
+            kind = protocol.kind if kind == base.LABEL_FREE else f"{kind}, {protocol.kind}"
+        rows.append(Row(method, kind, protocol.summarise(cases)))
         rows += tables.published(method, data.name, protocol.name)
         pictures = {one.task.case.name: one.measured.picture for one in its if one.task.method == method}
         series.append(page.series(method, protocol.primary, cases, pictures))

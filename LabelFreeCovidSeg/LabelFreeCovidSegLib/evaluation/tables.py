@@ -25,7 +25,7 @@ class Row:
     """One line: a method, and what it came to.
 
     Attributes:
-        kind: "label-free", "supervised" or "oracle".
+        kind: "label-free", "supervised", "oracle", both of these, or "published".
         numbers: name -> summary, shares as fractions.
         source: `OURS`, or where the numbers were published.
     """

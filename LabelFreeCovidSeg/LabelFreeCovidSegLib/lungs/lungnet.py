@@ -19,7 +19,7 @@ from torch import nn
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.lungs import classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
-from LabelFreeCovidSegLib.lungs.classical import Coarse
+from LabelFreeCovidSegLib.lungs.classical import ALIKE, Coarse
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, keep, opening
 from LabelFreeCovidSegLib.networks.forward import forward
 from LabelFreeCovidSegLib.networks.res_unet import ResUNet
@@ -159,7 +159,7 @@ def decide(probability: np.ndarray, known: np.ndarray, spacing: Spacing, middle:
     """
     aside_mm = (np.arange(known.shape[2]) - middle) * spacing[2]
     held = [np.count_nonzero(known == side) for side in (RIGHT, LEFT)]
-    mediastinum_mm = classical.ASIDE_MM if min(held) >= classical.ALIKE * max(held) else 0.0
+    mediastinum_mm = classical.ASIDE_MM if min(held) >= ALIKE * max(held) else 0.0
     nearer_right = distance(known == RIGHT, spacing) < distance(known == LEFT, spacing)
     right = np.where(np.abs(aside_mm) > mediastinum_mm, aside_mm < 0, nearer_right)
     labels = np.where(probability > 0.5, np.where(right, RIGHT, LEFT), 0).astype(np.uint8)
@@ -179,10 +179,16 @@ def corrected(coarse: Coarse, seen: Seen) -> np.ndarray:
     less = seen.denied & known & ~coarse.air
     lungs = coarse.lungs.copy()
     lungs[opening(less, DENIED_MM, spacing)] = 0
-    for side in (RIGHT, LEFT):
-        sure = opening((seen.lungs == side) & free, ADDED_MM, spacing)
-        if sure.any():
-            lungs[sure | gone_on(sure, seen.possible & free & (seen.lungs != RIGHT + LEFT - side), coarse)] = side
+    sure = {side: opening((seen.lungs == side) & free, ADDED_MM, spacing) for side in (RIGHT, LEFT)}
+    grown = {}
+    for side, where in sure.items():
+        mine = seen.possible & free & (seen.lungs != RIGHT + LEFT - side)
+        grown[side] = gone_on(where, mine, coarse) if where.any() else where
+        lungs[where | grown[side]] = side
+    disputed = grown[RIGHT] & grown[LEFT]
+    if disputed.any():
+        nearer_right = distance(sure[RIGHT], spacing) < distance(sure[LEFT], spacing)
+        lungs[disputed & nearer_right] = RIGHT
     return lungs
 
 
@@ -201,10 +207,13 @@ def gone_on(sure: np.ndarray, possible: np.ndarray, coarse: Coarse) -> np.ndarra
 
 
 def covered(lungs: np.ndarray, coarse: Coarse) -> float:
-    """Share of the air in the lungs that the network found, in the lung with less of it."""
-    return min(
-        float((lungs[air] > 0).mean()) for side in (RIGHT, LEFT) if (air := coarse.air & (coarse.lungs == side)).any()
-    )
+    """Share of the air in the lungs that the network found, in the lung with less of it.
+
+    A lung with hardly any air does not count: what the outline by air alone takes for its rest may be bowel.
+    """
+    both = [coarse.air & (coarse.lungs == side) for side in (RIGHT, LEFT)]
+    least = ALIKE * max(np.count_nonzero(air) for air in both)
+    return min(float((lungs[air] > 0).mean()) for air in both if np.count_nonzero(air) >= max(least, 1))
 
 
 def differences(lungs: np.ndarray, coarse: Coarse) -> tuple[str, ...]:

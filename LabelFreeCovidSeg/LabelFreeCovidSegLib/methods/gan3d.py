@@ -176,9 +176,8 @@ class Gan3D:
         weights: how the report names them.
     """
 
-    card = CARD
-
     def __init__(self, networks: Mapping[str, nn.Module], preset: Preset, threshold: Threshold, weights: str) -> None:
+        self.card = CARD if preset.segmenter else replace(CARD, picture_mm=None)  # slices are the slice network's
         self.networks = networks
         self.preset = preset
         self.threshold = threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,15 +129,14 @@ class DataSet:
 SUMS = {"SHA256SUMS": "sha256", "MD5SUMS": "md5"}
 """Files that list checksums as `sha256sum` and `md5sum` write them. No owner of a set publishes those of single files,
 only of archives; whoever made one keeps it in the folder."""
+SUMS_WAY_OUT = "Write it as `sha256sum` does, or take it away."
 
 
 def _verify(folder: Path, download: str) -> None:
     """Compare the files of `folder` with the checksums that lie in it, if any do. Raises `DataSetError`."""
     for name, algorithm in SUMS.items():
-        lines = (folder / name).read_text(encoding="utf-8").splitlines() if (folder / name).is_file() else []
-        for line in filter(None, map(str.strip, lines)):
-            wanted, _, listed = line.partition(" ")
-            file = folder / listed.lstrip(" *")
+        for wanted, listed in _sums(folder / name) if (folder / name).is_file() else ():
+            file = folder / listed
             try:
                 with file.open("rb") as data:
                     found = hashlib.file_digest(data, algorithm).hexdigest()
@@ -144,6 +144,21 @@ def _verify(folder: Path, download: str) -> None:
                 raise DataSetError(f"{file}: can't be read, and {name} lists it. {download}") from error
             if found != wanted.lower():
                 raise DataSetError(f"{file}: damaged, its checksum is not that of {name}. {download}")
+
+
+def _sums(path: Path) -> list[tuple[str, str]]:
+    """Checksums and names of files as `sha256sum` and `md5sum` write them. Raises `DataSetError`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataSetError(f"{path}: can't be read ({error}). {SUMS_WAY_OUT}") from error
+    found = []
+    for line in filter(None, map(str.strip, lines)):
+        match = re.fullmatch(r"([0-9a-fA-F]+)\s+\*?(.+)", line)
+        if not match:
+            raise DataSetError(f"{path}: '{line}' is no checksum with its file. {SUMS_WAY_OUT}")
+        found.append((match[1], match[2]))
+    return found
 
 
 def stem(path: Path) -> str:
