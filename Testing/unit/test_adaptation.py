@@ -12,6 +12,7 @@ from LabelFreeCovidSegLib.networks.doubt_critic import DoubtCritic
 from LabelFreeCovidSegLib.networks.prototypes import Prototypes, likeness, prototypes
 from LabelFreeCovidSegLib.training import domains, recipes, variety
 from LabelFreeCovidSegLib.training.adaptation import advent, intrada, minent, self_ensembling, ssl
+from LabelFreeCovidSegLib.training.running_mean import follow
 from LabelFreeCovidSegLib.training.uda import BothDomains, SourceOnly
 from LabelFreeCovidSegLib.training.variety import turned
 from scipy import ndimage
@@ -260,14 +261,14 @@ def test_each_phase_has_the_rates_of_a_run_of_its_own():
 def test_after_its_first_step_the_teacher_is_the_average():
     teacher, student = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
     expected = (teacher.weight + student.weight).detach() / 2
-    self_ensembling.follow(teacher, student, self_ensembling.inertia(1, 0.0))
+    follow(teacher, student, self_ensembling.keeps(1, 0.0))
     np.testing.assert_allclose(teacher.weight.detach(), expected, rtol=1e-6)
 
 
 def test_the_teacher_grows_slow():
-    assert self_ensembling.inertia(3, 0.0) == 0.75
-    assert self_ensembling.inertia(10_000, 49.9) == 0.99
-    assert self_ensembling.inertia(10_000, 50.0) == 0.999
+    assert self_ensembling.keeps(3, 0.0) == 0.75
+    assert self_ensembling.keeps(10_000, 49.9) == 0.99
+    assert self_ensembling.keeps(10_000, 50.0) == 0.999
 
 
 def test_consistency_counts_in_full_after_100_epochs():

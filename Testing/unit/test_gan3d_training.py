@@ -124,8 +124,18 @@ def test_a_sample_depends_on_its_seed_and_its_phase_alone():
 
 def test_an_update_of_one_adversary_leaves_the_other_as_it_is():
     events, losses = run(made(), FIRST)
-    assert events == [("generator", {"generator"}), ("discriminator", {"discriminator"}), ("generator", {"generator"})]
+    assert events == [("generator", {"contender"}), ("discriminator", {"discriminator"}), ("generator", {"contender"})]
     assert {"mending", "telling", "deceiving"} <= losses.keys()
+
+
+@pytest.mark.parametrize(("kept", "inertia"), [(0.0, 0.0), (0.75, 0.75), (0.75, 0.9)])
+def test_the_generator_is_the_mean_of_what_competed(kept, inertia):
+    learner = made(replace(TINY, inertia=inertia))
+    learner.preset = replace(learner.preset, iterations=10)
+    before = [p.clone() for p in learner.generator.parameters()]
+    run(learner, 0.3)  # after three iterations; this is the fourth
+    for mean, old, new in zip(learner.generator.parameters(), before, learner.contender.parameters(), strict=True):
+        torch.testing.assert_close(mean, kept * old + (1 - kept) * new)
 
 
 def test_the_discriminators_loss_has_no_way_back_to_the_generator():
@@ -134,7 +144,7 @@ def test_the_discriminators_loss_has_no_way_back_to_the_generator():
     def watch(name, loss):
         if name == "discriminator":
             seen.extend(
-                torch.autograd.grad(loss, list(learner.generator.parameters()), retain_graph=True, allow_unused=True)
+                torch.autograd.grad(loss, list(learner.contender.parameters()), retain_graph=True, allow_unused=True)
             )
 
     run(learner, FIRST, watch)
@@ -144,7 +154,7 @@ def test_the_discriminators_loss_has_no_way_back_to_the_generator():
 
 def test_nothing_beyond_the_lungs_counts():
     learner, seen = made(), []
-    learner.generator = lambda image, z: torch.where(image > 0, image, 0.9)
+    learner.contender = lambda image, z: torch.where(image > 0, image, 0.9)
     learner.discriminator.register_forward_pre_hook(lambda module, given: seen.append(given[0][:, 0]))
     sample = batch(learner, FIRST)
     sample["noisy"] = sample["healthy"]
@@ -190,7 +200,7 @@ def paired(learner):
 
 def test_the_generator_is_frozen_in_the_second_phase():
     events, _ = run(made(), SECOND)
-    assert not any({"generator", "discriminator"} & changed for _, changed in events)
+    assert not any({"generator", "contender", "discriminator"} & changed for _, changed in events)
 
 
 def test_without_contrast_only_the_slice_network_learns_in_the_second_phase():
@@ -201,8 +211,8 @@ def test_without_contrast_only_the_slice_network_learns_in_the_second_phase():
 
 def test_the_gan_alone_has_no_slice_network_and_no_second_phase():
     learner = made(GAN)
-    assert learner.networks.keys() == learner.optimizers().keys() == {"generator", "discriminator"}
-    assert learner.learning_rates(0.99).keys() == learner.networks.keys()
+    assert learner.networks.keys() == {"generator", "contender", "discriminator"}
+    assert learner.optimizers().keys() == learner.learning_rates(0.99).keys() == {"generator", "discriminator"}
     assert "healthy" in learner.sample(np.random.SeedSequence(0), 0.999)
 
 
@@ -283,7 +293,9 @@ def balls(rng, count):
 
 def test_against_an_adversary_a_generator_learns_to_take_away_what_healthy_lungs_do_not_have():
     learner, rng = made(replace(GAN, critic_channels=(8, 16))), np.random.default_rng(0)
-    optimizers = {name: torch.optim.Adam(network.parameters(), 2e-3) for name, network in learner.networks.items()}
+    optimizers = learner.optimizers()
+    for optimizer in optimizers.values():
+        optimizer.param_groups[0]["lr"] = 2e-3
 
     def update(name, loss):
         for optimizer in optimizers.values():
@@ -299,7 +311,7 @@ def test_against_an_adversary_a_generator_learns_to_take_away_what_healthy_lungs
         learner.compete({name: torch.from_numpy(array)[None] for name, array in sample.items()}, update)
     image, lung, ball = balls(np.random.default_rng(99), 2)
     with torch.no_grad():
-        made_healthy = learner.generator(torch.from_numpy(image)[None, None], still(1, image.shape, "cpu"))
+        made_healthy = learner.contender(torch.from_numpy(image)[None, None], still(1, image.shape, "cpu"))
     taken = image - made_healthy[0, 0].numpy()
     assert taken[ball].mean() > 0.1
     assert taken[ball].mean() > 3 * np.abs(taken[lung & ~ball]).mean()

@@ -82,6 +82,8 @@ class Preset:
         gan_share: of the iterations, after which the generator is frozen and the slice network begins.
         pool: pieces of ill lung whose pseudo masks teach the slice network.
         generator_rate, critic_rate, slice_rate, contrast_rate: learning rates at the beginning.
+        inertia: share of itself that the running mean of the generator's weights keeps in an iteration, which is the
+            generator that makes pseudo masks; 0 takes the generator as it is.
         decays: how often the slice network's rate falls to nine tenths.
         segmenter: False leaves the slice network out: what the generator takes away is the score (the paper's "GAN").
         contrast: False leaves the contrastive loss out (the paper's "GAN + U-Net").
@@ -104,6 +106,7 @@ class Preset:
     slice_rate: float
     contrast_rate: float
     decays: int
+    inertia: float = 0.0
     segmenter: bool = True
     contrast: bool = True
     critic_dropout: float = 0.5
@@ -120,11 +123,12 @@ _PAPER = Preset(
     iterations=122_000, gan_share=10 / 122, pool=664, generator_rate=5e-5, critic_rate=5e-5, slice_rate=1e-3,
     contrast_rate=1e-4, decays=112,
 )  # fmt: skip
-# Slabs of the lungs rather than whole ones, because there are few scans; narrow and few enough for a CPU.
+# Slabs of the lungs rather than whole ones, because there are few scans; narrow and few enough for a CPU. With larger
+# steps the adversaries never settle, so that what a single iteration leaves is chance.
 _SMALL = Preset(
     "small", 6.0, (16, 96, 96), 3, (8, 16, 32, 64), 16, batch=2, slices=16,
     iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=3e-4, slice_rate=1e-3,
-    contrast_rate=1e-4, decays=22, critic_dropout=0.0, threshold=None,
+    contrast_rate=1e-4, decays=22, inertia=0.98, critic_dropout=0.0, threshold=None,
 )  # fmt: skip
 TABLE5 = (0.1, 0.15, 0.25, 0.3)
 """Thresholds that the paper tried beside 0.2."""

@@ -1,13 +1,14 @@
 """The recipe of the 3-D GAN and its slice network: one run, two phases (Shabani et al., see `methods.gan3d`).
 
 First generator and discriminator learn against each other, and the generator to mend healthy lungs with Perlin noise.
-Then the generator is frozen, what it takes away from a pool of ill slabs becomes their pseudo masks, and the slice
-network learns those, after a contrastive step each time. The pool is drawn from a seed of its own and made anew when a
-run resumes, so that checkpoints need not hold it.
+Then the generator, or the running mean of its weights, is frozen, what it takes away from a pool of ill slabs becomes
+their pseudo masks, and the slice network learns those, after a contrastive step each time. The pool is drawn from a
+seed of its own and made anew when a run resumes, so that checkpoints need not hold it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.perlin import blotched
 from LabelFreeCovidSegLib.training.pseudo import PseudoSlices, pseudo_slices
 from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.running_mean import follow, inertia
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from LabelFreeCovidSegLib.training.seeds import children
 from LabelFreeCovidSegLib.training.slabs import Slab, SlabDomains, slab_blocks
@@ -47,7 +49,7 @@ DECAY = 0.9
 
 
 class Gan3DTrainee:
-    """All networks of a preset in training.
+    """All networks of a preset in training: the generator is the running mean of the contender, which competes.
 
     Args:
         train: the blocks of each scan.
@@ -63,18 +65,21 @@ class Gan3DTrainee:
         if not self.domains.healthy_scans:
             raise TrainingError("There is no near-healthy scan to learn from. List one without `covid = true`.")
         self.views = views(preset, judge, VIEW_SEED) if judge else []
-        self.generator = DenseUNet3D(preset.base)
+        self.contender = DenseUNet3D(preset.base)
+        self.generator = copy.deepcopy(self.contender)
         self.discriminator = Discriminator3D(preset.critic_channels, preset.critic_dropout)
         self.segmenter = BCDUNet(preset.slice_base)
         self.projection = Projection(preset.slice_base)
-        self.networks: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        self.networks: dict[str, nn.Module] = {
+            "generator": self.generator, "contender": self.contender, "discriminator": self.discriminator,
+        }  # fmt: skip
         if preset.segmenter:
             self.networks |= {"segmenter": self.segmenter, "projection": self.projection}
         self.slices: PseudoSlices | None = None
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam with its default settings; mending and deceiving share the generator's, as in the released program."""
-        made = {"generator": _adam(self.generator), "discriminator": _adam(self.discriminator)}
+        made = {"generator": _adam(self.contender), "discriminator": _adam(self.discriminator)}
         if self.preset.segmenter:
             made |= {"segmenter": _adam(self.segmenter), "contrast": _adam(self.segmenter.encoder, self.projection)}
         return made
@@ -115,7 +120,10 @@ class Gan3DTrainee:
         key = batch["key"].tolist()
         torch.manual_seed(key[0])  # dropout
         if share < self.preset.gan_share:
-            return self.compete(batch, update)
+            losses = self.compete(batch, update)
+            kept = inertia(round(share * self.preset.iterations) + 1, self.preset.inertia)
+            follow(self.generator, self.contender, kept)
+            return losses
         return self.segment(batch["key"].device, np.random.default_rng(key), update)
 
     def compete(self, batch: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
@@ -123,7 +131,7 @@ class Gan3DTrainee:
 
         Only lungs count. Beyond them, which is most of a canvas, everything is 0.
         """
-        generator, discriminator = self.generator, self.discriminator
+        generator, discriminator = self.contender, self.discriminator
         lung, ill_lung = batch["lungs"].split(1, dim=1)
         mended = generator(batch["noisy"], batch["z"][:, 0]).float()
         mending = functional.mse_loss(mended[lung], batch["healthy"][lung])

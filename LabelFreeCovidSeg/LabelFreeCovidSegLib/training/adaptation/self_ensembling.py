@@ -22,6 +22,7 @@ from LabelFreeCovidSegLib.methods.uda import UNKNOWN, Preset
 from LabelFreeCovidSegLib.training import uda
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.running_mean import follow, inertia
 from LabelFreeCovidSegLib.training.seeds import child
 from LabelFreeCovidSegLib.training.uda import OTHER, BothDomains
 from LabelFreeCovidSegLib.training.variety import turned
@@ -77,9 +78,9 @@ class SelfEnsembling(BothDomains):
         segmentation = self.dice_loss(source, batch["labels"])
         consistency = functional.mse_loss(said, taught)
         update("segmenter", segmentation + consistency_weight(EPOCHS * share) * consistency)
-        iteration = round(share * self.preset.iterations) + 1
+        kept = keeps(round(share * self.preset.iterations) + 1, EPOCHS * share)
         for name in uda.SHIPS:
-            follow(self.networks[name], self.networks[STUDENT + name], inertia(iteration, EPOCHS * share))
+            follow(self.networks[name], self.networks[STUDENT + name], kept)
         return {"segmentation": segmentation, "consistency": consistency}
 
     def said(self, who: str, images: Tensor) -> Tensor:
@@ -100,16 +101,9 @@ def consistency_weight(epoch: float) -> float:
     return WEIGHT * exp(-5.0 * (1.0 - min(epoch / RAMP, 1.0)) ** 2)
 
 
-def inertia(iteration: int, epoch: float) -> float:
-    """The share of itself that the teacher keeps after an iteration, counted from 1."""
-    return min(1.0 - 1.0 / (iteration + 1), 0.99 if epoch < SLOW else 0.999)
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, kept: float) -> None:
-    """Move the teacher's weights towards the student's, of which `1 - kept` goes in."""
-    for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
-        own.lerp_(new, 1.0 - kept)
+def keeps(iteration: int, epoch: float) -> float:
+    """The share of itself that the teacher keeps after an iteration; as it began, it counts as one of the mean."""
+    return inertia(iteration + 1, 0.99 if epoch < SLOW else 0.999)
 
 
 def warped(images: Tensor, matrix: Tensor) -> Tensor:
