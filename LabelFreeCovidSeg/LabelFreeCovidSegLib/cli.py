@@ -128,6 +128,11 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--pixel-mm", type=_positive, help="size of a pixel (default: guessed from the lungs' width)")
     group.add_argument("--equalised", action="store_true", help="the pictures were equalised place by place (CLAHE)")
+    group.add_argument(
+        "--stack",
+        action="store_true",
+        help="the pictures are neighbouring slices of a scan, in the order of their names",
+    )
 
 
 def _positive(text: str) -> float:
@@ -170,7 +175,7 @@ def _method(name: str) -> str:
 def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
     if arguments.slices:
         return _segment_slices(arguments, session)
-    for name in ("orientation", "pixel_mm", "equalised"):
+    for name in ("orientation", "pixel_mm", "equalised", "stack"):
         if getattr(arguments, name):
             option = "--" + name.replace("_", "-")
             raise LabelFreeCovidSegError(
@@ -205,6 +210,7 @@ def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
         arguments.orientation or "LP",
         arguments.pixel_mm,
         arguments.equalised,
+        arguments.stack,
         arguments.device,
         arguments.precision,
     )

@@ -5,7 +5,7 @@ The counterpart of `pipeline` for what has neither Hounsfield units nor neighbou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +18,15 @@ from LabelFreeCovidSegLib.lungs import LungMask, find_in_picture
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.methods.base import Prediction
-from LabelFreeCovidSegLib.progress import Progress, silent
+from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import Scan
 
 DONE, WITHOUT_LUNGS, NOT_CALIBRATED = "done", "no lungs", "not calibrated"
 """States of a picture."""
 SLICE_MM = 1.5
-"""Distance of the slices of a stack."""
+"""Distance of the slices when a picture is shown as a stack of itself."""
+APART_MM = 3.0
+"""Distance that neighbouring slices are taken to have, which pictures do not say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,28 +96,51 @@ def repeats(card: base.Card) -> str:
 
 
 def outline(
-    upright: Scan,
+    uprights: Sequence[Scan],
     model: base.Method,
     compute: Compute,
     lungs: np.ndarray | None = None,
     pixel_mm: float | None = None,
     equalised: bool = False,
     progress: Progress = silent,
-) -> tuple[Outlined, Compute]:
-    """Outline the lesions in one picture.
+) -> tuple[list[Outlined], Compute]:
+    """Outline the lesions in one picture, or in pictures of neighbouring slices of a scan.
+
+    A method that takes single pictures is shown neighbours together. One that learned from whole scans is shown each as
+    a stack of itself, because how far the slices are apart is not known.
 
     Args:
-        upright: one slice in LPS, with greys (0 to 255) in the place of HU; see `pictures.Picture.upright`.
+        uprights: slices of one size in LPS, in their order from the feet or from the head, with greys (0 to 255) in the
+            place of HU; see `pictures.Picture.upright`.
         model: from `load`.
-        lungs: (j, i) bool; None to find them.
+        lungs: (k, j, i) bool; None to find them.
         pixel_mm: None to guess it.
 
     Returns:
-        What was found, and what it was computed on.
+        What was found in each, and what it was computed on.
 
     Raises:
         CancelledError: as `progress` wants it.
     """
+    seen = []
+    for k, upright in enumerate(uprights):
+        progress(0.3 * k / len(uprights), "Finding the lungs")
+        seen.append(_look(upright, None if lungs is None else lungs[k], pixel_mm, equalised))
+    seen = _of_one_size(seen)
+    places = [k for k, one in enumerate(seen) if one.state == DONE]
+    repeated = round((model.card.picture_mm or 0.0) / SLICE_MM)
+    together = [[k] for k in places] if repeated else [places] if places else []
+    for number, group in enumerate(together):
+        stack = _stacked([seen[k] for k in group] * max(repeated, 1), SLICE_MM if len(group) == 1 else APART_MM)
+        its_part = part(progress, 0.3 + 0.7 * number / len(together), 0.3 + 0.7 * (number + 1) / len(together))
+        found, compute, retried = pipeline.predict(model, *stack, compute, its_part)
+        for place, k in enumerate(group, start=repeated // 2):
+            seen[k] = _finished(seen[k], found, place, retried)
+    return seen, compute
+
+
+def _look(upright: Scan, lungs: np.ndarray | None, pixel_mm: float | None, equalised: bool) -> Outlined:
+    """All that precedes a method; `found` is still missing where the state is `DONE`."""
     source = "found in the picture" if lungs is None else "given"
     lungs, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs, ())
     guessed: dict[str, Any] = {"lungs": source}
@@ -123,27 +148,51 @@ def outline(
     if not lungs.any():
         why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
         nothing = np.zeros(upright.hu.shape, np.uint8)
-        return Outlined(WITHOUT_LUNGS, shown, nothing, None, guessed, (*doubts, why)), compute
-    pixel_mm = round(pixel_mm or anchors.pixel_mm(lungs), 3)
-    guessed["pixel_mm"] = pixel_mm
-    shown = replace(shown, grid=replace(upright.grid, spacing=(pixel_mm, pixel_mm, SLICE_MM)))
+        return Outlined(WITHOUT_LUNGS, shown, nothing, None, guessed, (*doubts, why))
     sides = _sides(lungs)
-    warnings = doubts
-    if not equalised:
-        try:
-            line = anchors.calibrate(upright.hu[0], lungs, upright.name)
-        except ScanError as error:
-            return Outlined(NOT_CALIBRATED, shown, sides, None, guessed, (*doubts, str(error))), compute
-        shown, warnings = replace(shown, hu=line.hu(upright.hu)), doubts + line.warnings
-        low, high = (round(end) for end in line.window_hu)
-        guessed |= {
-            "dark_anchor": line.dark, "dark_grey": round(line.dark_grey, 1), "tissue_grey": round(line.tissue_grey, 1),
-            "window_low_hu": low, "window_high_hu": high, "tissue_spread": round(line.spread, 3),
-        }  # fmt: skip
-    stack, mask = _stack(shown, LungMask(sides, source), model.card.picture_mm or 0.0)
-    found, compute, retried = pipeline.predict(model, stack, mask, compute, progress)
-    warnings += found.warnings + retried
-    return Outlined(DONE, shown, sides, _middle(found), guessed, warnings), compute
+    seen = _sized(Outlined(DONE, shown, sides, None, guessed, doubts), pixel_mm or anchors.pixel_mm(lungs))
+    if equalised:
+        return seen
+    try:
+        line = anchors.calibrate(upright.hu[0], lungs, upright.name)
+    except ScanError as error:
+        return replace(seen, state=NOT_CALIBRATED, warnings=(*doubts, str(error)))
+    low, high = (round(end) for end in line.window_hu)
+    known = {
+        "dark_anchor": line.dark, "dark_grey": round(line.dark_grey, 1), "tissue_grey": round(line.tissue_grey, 1),
+        "window_low_hu": low, "window_high_hu": high, "tissue_spread": round(line.spread, 3),
+    }  # fmt: skip
+    in_hu = replace(seen.scan, hu=line.hu(upright.hu))
+    return replace(seen, scan=in_hu, guessed={**seen.guessed, **known}, warnings=doubts + line.warnings)
+
+
+def _sized(seen: Outlined, pixel_mm: float) -> Outlined:
+    """A picture whose pixels are known to be of a size."""
+    pixel_mm = round(pixel_mm, 3)
+    grid = replace(seen.scan.grid, spacing=(pixel_mm, pixel_mm, SLICE_MM))
+    return replace(seen, scan=replace(seen.scan, grid=grid), guessed={**seen.guessed, "pixel_mm": pixel_mm})
+
+
+def _of_one_size(every: Sequence[Outlined]) -> list[Outlined]:
+    """The pictures with pixels of one size: as in that with most lung, where the lungs are as wide as is assumed."""
+    widest = max(every, key=lambda one: np.count_nonzero(one.lungs))
+    return [_sized(one, widest.guessed["pixel_mm"]) if "pixel_mm" in one.guessed else one for one in every]
+
+
+def _stacked(seen: Sequence[Outlined], apart_mm: float) -> tuple[Scan, LungMask]:
+    """Pictures of one size and their lungs, one upon another."""
+    first = seen[0]
+    its = first.scan.grid
+    grid = replace(its, size=(*its.size[:2], len(seen)), spacing=(*its.spacing[:2], apart_mm))
+    scan = Scan(np.concatenate([one.scan.hu for one in seen]), grid, grid, first.scan.name)
+    return scan, LungMask(np.concatenate([one.lungs for one in seen]), first.guessed["lungs"])
+
+
+def _finished(seen: Outlined, found: Prediction, k: int, retried: tuple[str, ...]) -> Outlined:
+    """A picture with what was found in slice `k` of the stack that the method was shown."""
+    maps: dict[str, Any] = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
+    its = replace(found, **{name: array[k : k + 1] for name, array in maps.items()})
+    return replace(seen, found=its, warnings=seen.warnings + found.warnings + retried)
 
 
 def _sides(lungs: np.ndarray) -> np.ndarray:
@@ -151,18 +200,3 @@ def _sides(lungs: np.ndarray) -> np.ndarray:
     columns = np.flatnonzero(lungs.any(axis=0))
     right = np.arange(lungs.shape[1]) < (columns[0] + columns[-1] + 1) / 2
     return np.where(lungs, np.where(right, RIGHT, LEFT), 0).astype(np.uint8)[None]
-
-
-def _stack(slice_: Scan, lungs: LungMask, thickness_mm: float) -> tuple[Scan, LungMask]:
-    """A slice and its lungs, repeated to a stack of a thickness, at least once."""
-    count = max(1, round(thickness_mm / SLICE_MM))
-    grid = replace(slice_.grid, size=(*slice_.grid.size[:2], count))
-    scan = Scan(np.repeat(slice_.hu, count, axis=0), grid, grid, slice_.name)
-    return scan, replace(lungs, labels=np.repeat(lungs.labels, count, axis=0))
-
-
-def _middle(found: Prediction) -> Prediction:
-    """What was found in the middle slice of a stack."""
-    k = len(found.lesion) // 2
-    maps: dict[str, Any] = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
-    return replace(found, **{name: array[k : k + 1] for name, array in maps.items()})

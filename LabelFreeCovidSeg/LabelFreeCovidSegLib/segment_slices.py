@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report, store
-from LabelFreeCovidSegLib.errors import LungError, OutputError
+from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
 from LabelFreeCovidSegLib.pictures import Picture
@@ -50,6 +50,7 @@ class Choices:
         orientation: of all pictures, one of `pictures.ORIENTATIONS`.
         pixel_mm: of all pictures; None to guess it.
         equalised: the pictures were equalised place by place, so that no grey stands for a density.
+        stack: the pictures are neighbouring slices of one scan, in the order of their names.
         device, precision: see `pipeline.segment`.
     """
 
@@ -58,6 +59,7 @@ class Choices:
     orientation: str = "LP"
     pixel_mm: float | None = None
     equalised: bool = False
+    stack: bool = False
     device: str = "auto"
     precision: str = "auto"
 
@@ -83,30 +85,37 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     compute = device.choose(choices.device, choices.precision)
     progress(0.01, "Reading the pictures")
     files = pictures.find(folder)
+    shape = None
     for file in files:
-        _given_lungs(pictures.read(file), choices.lungs)
+        picture = pictures.read(file)
+        _given_lungs(picture, choices.lungs)
+        shape = shape or picture.grey.shape
+        if choices.stack and picture.grey.shape != shape:
+            raise ScanError(
+                f"{picture.name}: of another size than {files[0].name}, so they are no slices of one scan. Leave "
+                "--stack out, or take it away."
+            )
     started = time.perf_counter()
     staged = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
     session.when_cancelled(lambda: output.discard(staged))
     try:
         rows = []
-        for number, file in enumerate(files):
-            its_part = part(progress, 0.05 + 0.9 * number / len(files), 0.05 + 0.9 * (number + 1) / len(files))
-            picture = pictures.read(file)
-            upright = picture.upright(choices.orientation)
-            lungs = _given_lungs(picture, choices.lungs)
-            if lungs is not None:
-                lungs = picture.upright(choices.orientation, lungs).hu[0] > 0
+        together = [files] if choices.stack else [[file] for file in files]
+        for number, of_one in enumerate(together):
+            its_part = part(progress, 0.05 + 0.9 * number / len(together), 0.05 + 0.9 * (number + 1) / len(together))
+            shown = [pictures.read(file) for file in of_one]
+            uprights = [picture.upright(choices.orientation) for picture in shown]
             outlined, compute = picture_pipeline.outline(
-                upright, model, compute, lungs, choices.pixel_mm, choices.equalised, its_part
+                uprights, model, compute, _upright_lungs(shown, choices), choices.pixel_mm, choices.equalised, its_part
             )
-            _write_pictures(picture, outlined, upright, staged)
-            rows.append(_row(picture, outlined))
+            for picture, upright, its in zip(shown, uprights, outlined, strict=True):
+                _write_pictures(picture, its, upright, staged)
+                rows.append(_row(picture, its))
         warnings = _of_all(rows, model.card)
         made_with = {
             "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
             "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
-            "orientation": choices.orientation, "equalised": choices.equalised,
+            "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
             "pixel_mm_given": choices.pixel_mm, "warnings": list(warnings),
         }  # fmt: skip
         _write_tables(rows, made_with, folder, staged)
@@ -132,6 +141,14 @@ def _row(picture: Picture, outlined: Outlined) -> dict[str, Any]:
         lesion = 0 if outlined.found is None else int(np.count_nonzero(outlined.found.lesion))
         row |= {"lesion_pixels": lesion, "lesion_percent": round(100 * lesion / lung, 2) if lung else 0.0}
     return row | dict(outlined.guessed) | {"warnings": list(outlined.warnings)}
+
+
+def _upright_lungs(shown: Sequence[Picture], choices: Choices) -> np.ndarray | None:
+    """The lungs of `shown` that were given, (k, j, i) bool."""
+    if choices.lungs is None:
+        return None
+    masks = [picture.upright(choices.orientation, _given_lungs(picture, choices.lungs)).hu for picture in shown]
+    return np.concatenate(masks) > 0
 
 
 def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:

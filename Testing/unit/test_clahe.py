@@ -72,7 +72,7 @@ def test_training_shows_what_a_picture_in_a_folder_comes_to():
     recorder, preset = Recorder(), replace(uda.PRESETS["small-clahe256"], canvas=(16, 16))
     model = uda.DomainAdaptation(recorder, preset, "none")
     upright = Picture("a.png", grey).upright("LP")
-    picture_pipeline.outline(upright, model, Compute(), lung, equalised=True)
+    picture_pipeline.outline([upright], model, Compute(), lung[None], equalised=True)
     (image,) = seen(chest.hu, chest.lung, preset.spacing_mm[1], uda.AROUND_MM)
     shown = recorder.shown[np.ix_(*((recorder.shown > -1).any(axis=axis) for axis in (1, 0)))]  # without the canvas
     assert np.abs(np.subtract(image.shape, shown.shape)).max() <= 1

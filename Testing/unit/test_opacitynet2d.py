@@ -213,6 +213,17 @@ def test_lesions_are_outlined_where_they_lie_in_the_scan(count):
     assert found.score[count // 2, 30, 40] == pytest.approx(0.9, abs=1e-3)
 
 
+def test_what_neighbours_do_not_show_is_doubted():
+    grid = Grid(size=(80, 64, 5), spacing=(1.5, 1.5, 3.0), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lungs, hu = np.ones((5, 64, 80), np.uint8), np.full((5, 64, 80), -850.0, np.float32)
+    hu[2, 20:40, 10:20] = hu[2:4, 20:40, 50:60] = -300.0  # in one slice, and in two
+    model = OpacityNet2D([Dense(0.3)], replace(opacitynet2d.SMALL, side=80), "stub")
+    found = model.predict(Scan(hu, grid, grid, "made up"), LungMask(lungs, "given"), Compute("cpu", "float32"), silent)
+    inside, outside = 0.9, float(found.score[0, 5, 5])
+    np.testing.assert_allclose(found.score[2, 30, 15], (inside + outside) / 2, rtol=1e-3)
+    np.testing.assert_allclose(found.score[[2, 3], 30, 55], (3 * inside + outside) / 4, rtol=1e-3)
+
+
 def test_networks_see_lung_and_nothing_else():
     shown = seen(np.full((2, 4, 4), 0.7, np.float32), np.eye(4, dtype=bool)[None].repeat(2, 0))
     assert shown.shape == (2, 2, 4, 4)

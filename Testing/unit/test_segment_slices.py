@@ -14,6 +14,7 @@ from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, Outpu
 from LabelFreeCovidSegLib.methods import base, cyclegan, uda
 from LabelFreeCovidSegLib.segment_slices import Choices
 from LabelFreeCovidSegLib.session import Session
+from scipy import ndimage
 from slice_pictures import PIXEL_MM, chest_slice, dice
 
 WINDOW = (-1350.0, 150.0)
@@ -117,6 +118,57 @@ def test_the_numbers_say_how_they_came_about(folder, tmp_path, register):
     assert (numbers["orientation"], numbers["equalised"], numbers["pixel_mm_given"]) == ("LP", False, 0.8)
     assert [row["pixel_mm"] for row in numbers["pictures"]] == [0.8, 0.8]
     assert len(numbers["files"]) == 7
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """Two slices, the second of smaller lungs, and one without lungs between them."""
+    one = chest_slice()
+    small = np.full(one.hu.shape, 40.0, np.float32)
+    inner = tuple(slice(n // 8, n - n // 8) for n in one.hu.shape)
+    small[inner] = ndimage.zoom(one.hu, [(n - 2 * (n // 8)) / n for n in one.hu.shape], order=1)
+    for name, hu in (("s1", one.hu), ("s2", np.where(one.hu < -100, 40, one.hu)), ("s3", small)):
+        write(tmp_path / "stack" / f"{name}.png", replace(one, hu=hu).window(*WINDOW))
+    return tmp_path / "stack"
+
+
+def test_neighbours_are_shown_together_with_pixels_of_one_size(stack, tmp_path, register):
+    method = register(Bright())
+    single, _ = run(stack, tmp_path / "single")
+    shown = method.shown.copy()
+    rows, _ = run(stack, tmp_path / "out", stack=True)
+    assert [row["state"] for row in rows] == [row["state"] for row in single] == ["done", "not calibrated", "done"]
+    (together,) = method.shown[len(shown) :]
+    np.testing.assert_array_equal(together.hu, np.concatenate([scan.hu for scan in shown]))
+    widest = max(single, key=lambda row: row["lung_pixels"])
+    assert single[0]["pixel_mm"] != single[2]["pixel_mm"]  # guessed from each one's lungs
+    assert rows[0]["pixel_mm"] == rows[2]["pixel_mm"] == widest["pixel_mm"]
+    for name in ("s1.png", "s3.png"):
+        np.testing.assert_array_equal(*(read(tmp_path / out / "lesions" / name) for out in ("single", "out")))
+
+
+def test_neighbours_are_shown_as_stacks_of_themselves_to_what_learned_from_whole_scans(stack, tmp_path, register):
+    method = register(Bright(picture_mm=4.5))
+    run(stack, tmp_path / "out", stack=True)
+    assert [len(scan.hu) for scan in method.shown] == [3, 3]
+    for scan in method.shown:
+        assert (scan.hu == scan.hu[0]).all()
+
+
+def test_pictures_of_different_sizes_are_no_neighbours(folder, tmp_path, register):
+    register(Bright())
+    with pytest.raises(ScanError, match=r"s10.png: of another size than s2.png.*--stack"):
+        run(folder, tmp_path / "out", stack=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lungs_of_neighbours_may_be_given(stack, tmp_path, register):
+    register(Bright())
+    run(stack, tmp_path / "out")
+    rows, _ = run(stack, tmp_path / "again", stack=True, lungs=tmp_path / "out" / "lungs")
+    assert [row["lungs"] for row in rows] == ["given"] * 3
+    for name in ("s1.png", "s3.png"):
+        np.testing.assert_array_equal(*(read(tmp_path / out / "lungs" / name) for out in ("out", "again")))
 
 
 def test_a_picture_that_lies_on_its_side_gets_the_same_mask_on_its_side(folder, tmp_path, register):

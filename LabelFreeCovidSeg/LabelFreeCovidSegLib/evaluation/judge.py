@@ -102,12 +102,9 @@ def _outlined(
     model = picture_pipeline.load(choices.method, case.equalised)
     compute = device.choose(choices.device, choices.precision)
     pixel_mm = picture.grid.spacing[0] if case.mm else None
-    outlined = []
-    for k, upright in enumerate(picture.slices()):
-        its_part = part(progress, k / len(picture.names), (k + 1) / len(picture.names))
-        its_lungs = None if lungs is None else lungs[k]
-        one, compute = picture_pipeline.outline(upright, model, compute, its_lungs, pixel_mm, case.equalised, its_part)
-        outlined.append(one)
+    outlined, _ = picture_pipeline.outline(
+        list(picture.slices()), model, compute, lungs, pixel_mm, case.equalised, progress
+    )
     return outlined
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
@@ -44,6 +45,8 @@ CARD = Card(
 
 SLICES = 16
 """Slices that go through a network together."""
+NEIGHBOURS = (0.25, 0.5, 0.25)
+"""Weights of the slice below, of a slice itself and of that above: what only one of them shows is seldom a lesion."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class OpacityNet2D:
             several = slice(start, start + SLICES)
             found = [probabilities(network, shown[several], compute) for network in self.networks]
             probability[several] = np.mean(found, axis=0)
-        probability *= work.lung
+        probability = ndimage.correlate1d(probability * work.lung, NEIGHBOURS, axis=0, mode="nearest") * work.lung
         lesion = work.paste(probability, lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung

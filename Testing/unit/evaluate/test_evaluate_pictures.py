@@ -118,7 +118,7 @@ def test_what_is_equalised_is_only_for_what_learnt_from_it_or_from_nothing(pictu
     assert any(note.startswith("Left out: normnet. The weights normnet ") for note in table.notes)
 
 
-def test_a_windowed_volume_is_a_picture_a_slice_with_pixels_of_a_known_size(tmp_path, monkeypatch):
+def test_a_windowed_volume_is_a_stack_of_pictures_with_pixels_of_a_known_size(tmp_path, monkeypatch):
     one = chest_slice()
     for name, plane in (("ct", one.window(*WINDOW)), ("lesions", one.lesion.astype(np.uint8))):
         write(tmp_path / f"{name}.nii.gz", np.stack([plane, plane]))
@@ -132,5 +132,5 @@ def test_a_windowed_volume_is_a_picture_a_slice_with_pixels_of_a_known_size(tmp_
     case = Case("w", tmp_path / "ct.nii.gz", Mask(tmp_path / "lesions.nii.gz"), hu=False)
     judged = judge.judge(case, CPU, silent)
     assert (judged.found.shape, judged.in_mm, judged.grid.spacing) == ((2, *one.hu.shape), True, (4.0, 4.5, 5.0))
-    assert [spacing[0] for spacing in seen] == [4.0, 4.0]
+    assert seen == [(4.0, 4.0, 3.0)]
     np.testing.assert_array_equal(judged.found[0], judged.found[1])
