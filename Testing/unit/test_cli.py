@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from LabelFreeCovidSegLib import cli, output, script
+from LabelFreeCovidSegLib.console import Plain
+from LabelFreeCovidSegLib.session import Session
 
 PACKAGE_FOLDER = Path(cli.__file__).resolve().parents[1]
 SCRIPT = PACKAGE_FOLDER / "Scripts" / "segment.py"
@@ -26,6 +28,8 @@ from LabelFreeCovidSegLib import cli, report
 from LabelFreeCovidSegLib.methods import base
 
 BEHAVIOUR = os.environ["STAND_IN"]
+if os.name == "posix":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests may have it ignored
 
 class StandIn:
     card, weights = base.Card("stand-in", "Stand-in", "Thresholds.", "Nobody."), "none"
@@ -290,6 +294,20 @@ def test_a_signal_ends_the_computation_at_once(chest, tmp_path, name):
     wait_for(process.stdout, "Standing in")
     process.send_signal(getattr(signal, name))
     assert_cancelled(process, tmp_path)
+
+
+@posix
+def test_a_terminal_that_hangs_up_ends_nothing_that_shall_survive_it():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` has it
+    try:
+        with Session(Plain()):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Session(Plain()):
+            assert signal.getsignal(signal.SIGHUP) != signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @posix
