@@ -136,7 +136,7 @@ def main() -> None:
         path, names = arguments.out / f"{store.parent.name}.json", store.parent.name.split("+")
         wanted = [asked(store, name, arguments.lungs, arguments.plantings) for name in names]
         judged = json.loads(path.read_text()) if path.exists() else []
-        if [one["asked"] for one in judged] != wanted:
+        if [one.get("asked") for one in judged] != wanted:
             judged = [judge(store, listed[name], arguments.lungs, arguments.plantings, arguments.out) for name in names]
             write_atomically(path, json.dumps(judged, indent=1).encode())
         results += judged

@@ -52,8 +52,7 @@ SLAB = 16
 """Slices that are segmented together."""
 SURE = 0.8
 """Where the lungs are is known. In them, background is an answer only from this probability on. At 0.5 the phantom's
-consolidation in CMB-CRC MSB-01068 has a Dice of 0.64, at 0.8 of 0.80 (uda 1.0.0); beyond, false marks
-grow faster."""
+consolidation in CMB-CRC MSB-01068 has a Dice of 0.64, at 0.8 of 0.80 (uda 1.0.0); beyond, false marks grow faster."""
 AGREEMENT = 0.9
 """Dice of the network's own lungs with the mask in use; below, a reader is told."""
 

@@ -190,9 +190,14 @@ def test_a_supervised_row_stays_one_where_the_threshold_is_the_oracles(stand_in,
 
 def test_health_is_measured_of_methods_that_know_it(stand_in, data, monkeypatch):
     monkeypatch.setitem(CARDS, "good", replace(CARDS["good"], knows_health=True))
-    knows = types.SimpleNamespace(
-        weights="toy 1", card=CARDS["good"], health=lambda scan, *more: (scan.hu < -400).astype(np.float32)
-    )
+    monkeypatch.setattr(device, "choose", lambda name, precision: Compute("cuda", "bfloat16"))
+    used = []
+
+    def health(scan, lungs, compute, progress):
+        used.append(compute)
+        return (scan.hu < -400).astype(np.float32)
+
+    knows = types.SimpleNamespace(weights="toy 1", card=CARDS["good"], health=health)
     monkeypatch.setattr(base, "load", lambda name: knows if name == "good" else types.SimpleNamespace(
         weights="toy 1", card=CARDS[name]))  # fmt: skip
     for path in (data / "ct").iterdir():
@@ -201,6 +206,7 @@ def test_health_is_measured_of_methods_that_know_it(stand_in, data, monkeypatch)
         write(path, hu)
     (table,), _ = evaluate(data, protocols=("C_bright",))
     (row,) = table.rows
+    assert used == [Compute()] * 3  # what the segmentation ran on in the end, not what was asked for
     # Bright are the lesions of "a" and "b", which it is sure are ill, and that of "c", which it takes for healthy.
     assert row.numbers["SPC"].mean == pytest.approx(2 / 3)
     assert "Left out: taught. It does not say how probably a voxel is healthy." in table.notes
