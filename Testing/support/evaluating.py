@@ -50,11 +50,13 @@ def result(scan: Scan, method: str, lungs: str = "classical") -> pipeline.Result
     return pipeline.Result(scan, mask, lesion.astype(np.uint8), score, numbers, made_by)
 
 
-def write(path: Path, array: np.ndarray) -> None:
+def write(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (4.0, 4.5, 5.0)) -> Path:
+    """An image of (k, j, i) or (rows, columns); spacing in x, y, z."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing((4.0, 4.5, 5.0)[: image.GetDimension()])
+    image.SetSpacing(spacing[: image.GetDimension()])
     sitk.WriteImage(image, path)
+    return path
 
 
 def evaluate(data: Path, out: str = "out", methods=METHODS, protocols=("volume",), reporter=None):
