@@ -37,6 +37,7 @@ class Outlined:
         scan: the picture in Hounsfield units, with pixels of the size that was given or guessed. Where there are no
             such units, in those that equalised pictures are handed on in.
         lungs: uint8, 1 right, 2 left.
+        certainty: float32, probability that a pixel of the lungs is lung; 1 where they were given.
         found: the method's; None unless `state` is `DONE`.
         guessed: what was found out about the picture, by name.
     """
@@ -44,6 +45,7 @@ class Outlined:
     state: str
     scan: Scan
     lungs: np.ndarray
+    certainty: np.ndarray
     found: Prediction | None = None
     guessed: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -142,15 +144,16 @@ def outline(
 def _look(upright: Scan, lungs: np.ndarray | None, pixel_mm: float | None, equalised: bool) -> Outlined:
     """All that precedes a method; `found` is still missing where the state is `DONE`."""
     source = "found in the picture" if lungs is None else "given"
-    lungs, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs, ())
+    found, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs.astype(np.float32), ())
+    certainty, lungs = found[None], found > 0
     guessed: dict[str, Any] = {"lungs": source}
     shown = replace(upright, hu=anchors.of_equalised(upright.hu))
     if not lungs.any():
         why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
         nothing = np.zeros(upright.hu.shape, np.uint8)
-        return Outlined(WITHOUT_LUNGS, shown, nothing, None, guessed, (*doubts, why))
-    sides = _sides(lungs)
-    seen = _sized(Outlined(DONE, shown, sides, None, guessed, doubts), pixel_mm or anchors.pixel_mm(lungs))
+        return Outlined(WITHOUT_LUNGS, shown, nothing, certainty, None, guessed, (*doubts, why))
+    unsized = Outlined(DONE, shown, _sides(lungs), certainty, None, guessed, doubts)
+    seen = _sized(unsized, pixel_mm or anchors.pixel_mm(lungs))
     if equalised:
         return seen
     try:
@@ -185,7 +188,8 @@ def _stacked(seen: Sequence[Outlined], apart_mm: float) -> tuple[Scan, LungMask]
     its = first.scan.grid
     grid = replace(its, size=(*its.size[:2], len(seen)), spacing=(*its.spacing[:2], apart_mm))
     scan = Scan(np.concatenate([one.scan.hu for one in seen]), grid, grid, first.scan.name)
-    return scan, LungMask(np.concatenate([one.lungs for one in seen]), first.guessed["lungs"])
+    lungs, certainty = (np.concatenate([getattr(one, name) for one in seen]) for name in ("lungs", "certainty"))
+    return scan, LungMask(lungs, first.guessed["lungs"], certainty=certainty)
 
 
 def _finished(seen: Outlined, found: Prediction, k: int, retried: tuple[str, ...]) -> Outlined:

@@ -28,7 +28,8 @@ def main() -> None:
         for image in images:
             hu = sitk.GetArrayFromImage(image)[0].astype(np.float32)
             grey = (np.clip((hu - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
-            lungs, _ = find_in_picture(grey)
+            certainty, _ = find_in_picture(grey)
+            lungs = certainty > 0
             try:
                 line = anchors.calibrate(grey, lungs, "slice")
             except ScanError:

@@ -113,7 +113,7 @@ def test_what_the_lung_finder_takes_for_lung_and_is_none_is_bright_and_healthy(m
     lung[:, :, :10] = False  # the labels leave out a strip, and nobody knows what is right of it
     labels = np.where(lung, LUNG, 0).astype(np.uint8)
     labels[:, :, 70:] = UNKNOWN
-    monkeypatch.setattr(picturenet, "find", lambda grey: (np.ones(grey.shape, bool), ()))
+    monkeypatch.setattr(picturenet, "find", lambda grey: (np.ones(grey.shape, np.float32), ()))
     stack = photographed(hu, hu, labels, np.zeros(hu.shape, np.float32), SMALL, np.random.default_rng(0))
     for shown, target in zip(stack.shown, stack.target, strict=True):
         tissue = (shown[1] > 0) & (shown[0] > opacitynet.window(np.array(-400.0, np.float32)))
@@ -222,6 +222,18 @@ def test_what_neighbours_do_not_show_is_doubted():
     inside, outside = 0.9, float(found.score[0, 5, 5])
     np.testing.assert_allclose(found.score[2, 30, 15], (inside + outside) / 2, rtol=1e-3)
     np.testing.assert_allclose(found.score[[2, 3], 30, 55], (3 * inside + outside) / 4, rtol=1e-3)
+
+
+def test_where_it_may_be_no_lung_lesions_are_doubted():
+    grid = Grid(size=(80, 64, 1), spacing=(1.5, 1.5, 3.0), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lungs, hu = np.ones((1, 64, 80), np.uint8), np.full((1, 64, 80), -850.0, np.float32)
+    hu[0, 10:50, 10:30] = hu[0, 10:50, 50:70] = -300.0
+    certainty = np.where(np.arange(80) < 40, 0.9, 0.3).astype(np.float32) * np.ones(hu.shape, np.float32)
+    model = OpacityNet2D([Dense(0.3)], replace(opacitynet2d.SMALL, side=80), "stub")  # says 0.9 of both
+    seen = LungMask(lungs, "found in the picture", certainty=certainty)
+    found = model.predict(Scan(hu, grid, grid, "made up"), seen, Compute("cpu", "float32"), silent)
+    np.testing.assert_allclose(found.score[0, 30, [20, 60]], [0.81, 0.27], rtol=1e-3)
+    assert found.lesion[0, 30, [20, 60]].tolist() == [1, 0]
 
 
 def test_networks_see_lung_and_nothing_else():

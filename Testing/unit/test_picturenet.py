@@ -58,7 +58,7 @@ def test_an_answer_comes_back_to_the_pictures_own_pixels(dark, shape):
     rows, columns = shape
     box = np.s_[rows // 4 : rows // 2, columns // 4 : columns // 2]
     grey = lung_in_tissue(shape, box)
-    assert dice(picturenet.find(grey)[0], grey < 100) > 0.93
+    assert dice(picturenet.find(grey)[0] > 0, grey < 100) > 0.93
 
 
 def test_specks_are_no_lungs(dark):
@@ -85,8 +85,23 @@ def test_what_is_dark_is_lung_unless_the_network_is_sure_that_it_is_none(monkeyp
     grey = chest.window(-1350, 150)
     for probability, share in ((0.5, 1.0), (0.2, 0.0)):
         monkeypatch.setattr(picturenet, "load", lambda store=None, probability=probability: Says(probability))
-        lungs, _ = picturenet.find(grey)
-        assert lungs[planar.find(grey)].mean() == share
+        certainty, _ = picturenet.find(grey)
+        assert (certainty[planar.find(grey)] > 0).mean() == share
+
+
+class LikesDarkness(nn.Module):
+    """A stand-in network for which what is dark is lung with 0.88, and what is bright with 0.12."""
+
+    def forward(self, pictures):
+        return torch.where(pictures[:, :1] < 0.5, 2.0, -2.0)
+
+
+def test_a_finder_is_as_certain_as_its_network_but_for_what_lung_surrounds(monkeypatch):
+    grey = lung_in_tissue((192, 192), np.s_[30:130, 30:130])
+    grey[76:84, 76:84] = 200  # a vessel
+    monkeypatch.setattr(picturenet, "load", lambda store=None: LikesDarkness())
+    certainty, _ = picturenet.find(grey)
+    np.testing.assert_allclose(certainty[[45, 80, 150], [45, 80, 150]], [0.88, 1.0, 0.0], atol=1e-2)
 
 
 def test_lungs_that_darkness_would_outline_otherwise_are_doubted():
@@ -103,15 +118,15 @@ def test_lungs_that_darkness_would_outline_otherwise_are_doubted():
 @pytest.mark.parametrize("cropped", [False, True])
 def test_the_weights_that_ship_find_the_phantoms_lungs(window, cropped):
     chest = chest_slice().cropped() if cropped else chest_slice()
-    lungs, doubts = find_in_picture(chest.window(*window))
-    assert dice(lungs, chest.lung) > (0.93 if cropped else 0.8)  # a dome of the diaphragm is half inside
+    certainty, doubts = find_in_picture(chest.window(*window))
+    assert dice(certainty > 0, chest.lung) > (0.93 if cropped else 0.8)  # a dome of the diaphragm is half inside
     assert doubts == ()
 
 
 def test_they_find_consolidation_at_the_pleura():
     ill, solid = chest_slice().consolidated(6)  # 18 mm wide
-    lungs, _ = find_in_picture(ill.window(-1350, 150))
-    assert (lungs & solid).sum() > 0.5 * solid.sum()
+    certainty, _ = find_in_picture(ill.window(-1350, 150))
+    assert ((certainty > 0) & solid).sum() > 0.5 * solid.sum()
 
 
 def test_they_find_no_lungs_in_a_belly():

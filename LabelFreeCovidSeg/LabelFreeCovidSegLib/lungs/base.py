@@ -22,11 +22,13 @@ class LungMask:
         labels: (k, j, i) uint8 on the scan's LPS grid: 0 elsewhere, 1 right lung, 2 left lung.
         source: how it was found ("classical", "lungnet", "given: lungs.nrrd", "lungmask R231").
         warnings: what looks implausible about it, one sentence each; empty if nothing does.
+        certainty: (k, j, i) float32, probability that a voxel of the lungs is lung; None if the finder does not say.
     """
 
     labels: np.ndarray
     source: str
     warnings: tuple[str, ...] = ()
+    certainty: np.ndarray | None = None
 
 
 def find_lungs(scan: Scan, lungs: str | Path = "lungnet", progress: Progress = silent) -> LungMask:
@@ -71,7 +73,8 @@ def find_in_picture(grey: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         grey: (j, i), any unit in which air is darker than tissue.
 
     Returns:
-        (j, i) bool, empty where there is nothing like lungs; and what to doubt about it, a sentence each.
+        (j, i) float32, the probability of lung in the lungs and 0 elsewhere, and everywhere where there is nothing like
+        lungs; and what to doubt about it, a sentence each.
 
     Raises:
         WeightsError: the network's weights are missing or damaged.

@@ -63,7 +63,8 @@ def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple
         grey: (j, i), any unit in which air is darker than tissue.
 
     Returns:
-        (j, i) bool, empty where there is nothing like lungs; and a sentence if darkness alone would outline other ones.
+        (j, i) float32, the probability of lung in the lungs and 0 elsewhere, and everywhere where there is nothing like
+        lungs; and a sentence if darkness alone would outline other ones.
 
     Raises:
         WeightsError: see `load`.
@@ -72,8 +73,10 @@ def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple
     lungs = (dark & (probability > DENIED)) | (probability > ADDED)
     pieces, _ = ndimage.label(lungs)
     sizes = np.bincount(pieces.ravel())
-    lungs = planar.filled(lungs & (sizes >= LEAST_SHARE * grey.size)[pieces])
-    return lungs, doubts(lungs, dark)
+    kept = lungs & (sizes >= LEAST_SHARE * grey.size)[pieces]
+    lungs = planar.filled(kept)
+    # What lies in the midst of lung is lung, whatever it looks like.
+    return np.where(kept, probability, lungs.astype(np.float32)), doubts(lungs, dark)
 
 
 def foresee(network: nn.Module, grey: np.ndarray) -> np.ndarray:

@@ -117,10 +117,13 @@ class OpacityNet2D:
             found = [probabilities(network, shown[several], compute) for network in self.networks]
             probability[several] = np.mean(found, axis=0)
         probability = ndimage.correlate1d(probability * work.lung, NEIGHBOURS, axis=0, mode="nearest") * work.lung
-        lesion = work.paste(probability, lungs) > LESION_PROBABILITY
+        # What the networks say holds if this is lung.
+        certainty = np.float32(1.0) if lungs.certainty is None else lungs.certainty
+        lesion = certainty * work.paste(probability, lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
-        return Prediction(lesion.astype(np.uint8), work.paste(probability, lungs), calibrated=bool(self.calibration))
+        score = certainty * work.paste(probability, lungs)
+        return Prediction(lesion.astype(np.uint8), score, calibrated=bool(self.calibration))
 
     def _side(self, scan: Scan, lungs: LungMask, spacing_mm: Lengths) -> int:
         """Of a canvas that holds the lungs as they are. Shrunk to fit, an equalised picture would lose its grain, and a

@@ -184,7 +184,7 @@ def photographed(
         intensity = developed(density, inside, preset, rng)
         if rng.random() < PICTURES.found:
             found, _ = picturenet.find(255 * intensity)
-            inside = found & (masks[3] < 0.5)
+            inside = (found > 0) & (masks[3] < 0.5)
         target = np.where(masks[1] > VISIBLE, OPACITY, np.where(masks[2] > 0.5, BRIGHT_HEALTHY, 0)) * inside
         middle = (slice((SIDE - preset.side) // 2, (SIDE + preset.side) // 2),) * 2
         shown.append(opacitynet2d.seen(intensity[middle][None], inside[middle][None])[0])
