@@ -64,11 +64,20 @@ def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+def _narrow(tensor: Tensor) -> Tensor:
+    """As float16, unless that can't hold it: the variances of batch normalisation may be above 65,504.
+
+    With an infinite variance a channel says the same of every voxel, and nothing else would tell.
+    """
+    half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor
+
+
 def fill(network: nn.Module, state: Mapping[str, Tensor], entry: Entry) -> nn.Module:
     """Put `state` into `network`, which must have the same tensors.
 
     Raises:
-        WeightsError: names or shapes differ.
+        WeightsError: names or shapes differ, or numbers are not finite.
     """
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items() if not _is_counter(name)}
     given = {name: tensor.shape for name, tensor in state.items()}
@@ -77,6 +86,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], entry: Entry) -> nn.Mo
         raise WeightsError(
             f"The weights {entry.label} are of another network: {len(odd)} tensors differ, for example '{odd[0]}'. "
             "Install the weights that belong to this version."
+        )
+    if lost := sorted(name for name, tensor in state.items() if not tensor.isfinite().all()):
+        raise WeightsError(
+            f"The weights {entry.label} hold numbers that are not finite, in {len(lost)} tensors, for example "
+            f"'{lost[0]}'. Export them again from the run that they come from."
         )
     network.load_state_dict(dict(state), strict=False)
     return network
@@ -88,7 +102,7 @@ def _is_counter(name: str) -> bool:
 
 
 def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store: Path) -> Entry:
-    """Write float16 weights and their manifest entry; see `store.put`.
+    """Write weights, in float16 where it holds them, and their manifest entry; see `store.put`.
 
     Args:
         entry: its `files` is replaced by what is written.
@@ -100,11 +114,7 @@ def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store:
     data = {}
     for file, state in states.items():
         data[file] = write_safetensors(
-            {
-                name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor
-                for name, tensor in state.items()
-                if not _is_counter(name)
-            }
+            {name: _narrow(tensor).contiguous() for name, tensor in state.items() if not _is_counter(name)}
         )
     made = replace(entry, files={file: stores.sha256(content) for file, content in data.items()})
     (stored,) = stores.put({entry.name: made}, data, store)

@@ -164,6 +164,18 @@ def test_a_network_that_marks_what_is_lesion_validates_better_than_one_that_mark
     assert made.validate() > nothing == 0.0
 
 
+def test_what_is_thin_is_outlined_only_beside_what_is_thick():
+    probability = np.zeros((30, 40, 40), np.float32)
+    probability[5:15, 10:20, 10:20] = 0.9  # 10 mm thick
+    probability[10:12, 15:17, 20:36] = 0.9  # a vessel of 2 mm on its way to it
+    probability[20:22, 5:35, 5:35] = 0.9  # a sheet of 2 mm, 1.8 mL
+    found = outline(probability, (1.0, 1.0, 1.0))
+    assert found[5:15, 10:20, 10:20].all()
+    assert not found[20:22].any()
+    assert found[10, 15, 20]
+    assert not found[10, 15, 21:].any()
+
+
 def test_what_is_likely_and_large_enough_is_outlined():
     probability = np.zeros((20, 40, 40), np.float32)
     probability[5:10, 5:10, 5:10] = 0.9  # 188 mm3

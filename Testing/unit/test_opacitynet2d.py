@@ -198,6 +198,30 @@ def test_one_iteration_lowers_the_loss_on_the_same_batch():
     assert losses[-1] < losses[0]
 
 
+def test_what_is_kept_is_the_mean_of_the_network_on_its_way():
+    torch.manual_seed(0)
+    made = OpacityNet2DTrainee(replace(SMALL, iterations=10, inertia=0.9), [[block()]])
+    sample = made.sample(np.random.SeedSequence(1), 0.0)
+    batch = {name: torch.from_numpy(array)[None] for name, array in sample.items()}
+    (optimizer,) = made.optimizers().values()
+
+    def update(name, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    on_the_way = []
+    for iteration in range(3):
+        made.step(batch, iteration / 10, update)
+        on_the_way.append({name: tensor.clone() for name, tensor in made.learner.state_dict().items()})
+    mean = made.networks["network"].state_dict()
+    assert not torch.equal(on_the_way[0]["scores.weight"], on_the_way[2]["scores.weight"])
+    for name in ("scores.weight", "down.0.1.weight", "down.0.1.running_mean"):
+        expected = sum(state[name] for state in on_the_way) / 3  # a mean of all, as long as they are few
+        torch.testing.assert_close(mean[name], expected)
+    assert made.networks.keys() == {"network", "learner"}  # both go on where a run was cut off
+
+
 @pytest.mark.parametrize("count", [1, 20])
 def test_lesions_are_outlined_where_they_lie_in_the_scan(count):
     grid = Grid(size=(90, 70, count), spacing=(2.0, 2.0, 2.0), origin=(5, 6, 7), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -234,6 +258,18 @@ def test_where_it_may_be_no_lung_lesions_are_doubted():
     found = model.predict(Scan(hu, grid, grid, "made up"), seen, Compute("cpu", "float32"), silent)
     np.testing.assert_allclose(found.score[0, 30, [20, 60]], [0.81, 0.27], rtol=1e-3)
     assert found.lesion[0, 30, [20, 60]].tolist() == [1, 0]
+
+
+def test_a_third_of_what_a_network_normalises_with_is_of_what_it_is_about_to_see():
+    network = nn.Sequential(nn.BatchNorm2d(2)).eval()  # of mean 0 and variance 1
+    shown = np.zeros((17, 2, 8, 8), np.float32)
+    shown[:, 0] = 6.0
+    shown[:, 1, :4], shown[:, 1, 4:] = 2.0, -2.0
+    (layer,) = opacitynet2d.adapted(network, shown, Compute("cpu", "float32"))
+    np.testing.assert_allclose(layer.running_mean, [2, 0], atol=1e-6)
+    np.testing.assert_allclose(layer.running_var, [2 / 3, 2 / 3 + 4 / 3], rtol=0.01)
+    assert not layer.training
+    np.testing.assert_array_equal(network[0].running_mean, [0, 0])  # the next one finds it as it was
 
 
 def test_networks_see_lung_and_nothing_else():

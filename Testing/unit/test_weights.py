@@ -47,6 +47,14 @@ def test_weights_come_back_as_float32_within_float16(store):
     torch.testing.assert_close(filled.state_dict()["0.weight"], state["0.weight"])
 
 
+def test_numbers_that_float16_cannot_hold_come_back_too(tmp_path):
+    state = network().state_dict()
+    state["1.running_var"] = torch.tensor([1e6, 3.0])
+    weights.store_entry(ENTRY, {"one.safetensors": state}, tmp_path)
+    _, (back,) = weights.load("normnet", tmp_path)
+    assert back["1.running_var"].tolist() == [1e6, 3.0]
+
+
 def test_storing_the_same_weights_twice_gives_the_same_bytes(store, tmp_path_factory):
     again = tmp_path_factory.mktemp("again")
     weights.store_entry(ENTRY, {"one.safetensors": network().state_dict()}, again)
@@ -120,6 +128,13 @@ def test_weights_of_another_network_are_refused_with_an_example(store):
     entry, (state,) = weights.load("normnet", store)
     with pytest.raises(WeightsError, match=r"of another network: .* '0\.bias'"):
         weights.fill(nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4)), state, entry)
+
+
+def test_weights_that_are_not_finite_are_refused_with_an_example(store):
+    entry, (state,) = weights.load("normnet", store)
+    state["1.running_var"][0] = torch.inf
+    with pytest.raises(WeightsError, match=r"not finite, in 1 tensors, for example '1\.running_var'"):
+        weights.fill(network(), state, entry)
 
 
 def test_weights_that_the_user_installed_are_loaded_and_named_before_the_shipped_ones(store, tmp_path, monkeypatch):

@@ -21,11 +21,12 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
+from LabelFreeCovidSegLib.lungs.morphology import dilation, erosion
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.scan import Scan, windowed
+from LabelFreeCovidSegLib.scan import Scan, bounding_box, windowed
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, LesionModel
 
 if TYPE_CHECKING:
@@ -80,10 +81,14 @@ _SMALL = Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), 
 # A network of each ships. What only one of them knows by heart, the other doubts.
 PRESETS = {preset.name: preset for preset in (_SMALL, replace(_SMALL, name="small-wide", paint="wide"))}
 
-LESION_PROBABILITY = 0.3
-"""From here on a voxel is lesion: the networks' mean of it, before calibration. Set where the phantom's lesions in a
-scan that no network learned from are outlined best; what is unlike the lesions that they learned from makes them doubt.
+LESION_PROBABILITY = 0.15
+"""From here on a voxel is lesion: the networks' mean of it, before calibration. What is unlike the lesions that they
+learned from makes them doubt. As low as it can be with at most 0.5 % marked of a healthy scan that no network learned
+from.
 """
+THIN_MM, BESIDE_MM = 1.5, 1.0
+"""A ball of this radius fits into what is outlined, and how far from such places the outline goes: what is thinner is a
+vessel and its rim, which thick slices and motion have blurred."""
 LEAST_ML = 0.05
 """A smaller piece is noise: a ball of 4.6 mm."""
 
@@ -94,8 +99,13 @@ def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.nda
 
 
 def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = LESION_PROBABILITY) -> np.ndarray:
-    """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, and large enough."""
+    """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, thick and large enough."""
     likely = probability > threshold
+    if not likely.any():
+        return likely
+    box = bounding_box(likely, (1, 1, 1))
+    thick = erosion(likely[box], THIN_MM, spacing_mm)
+    likely[box] &= dilation(thick, THIN_MM + BESIDE_MM, spacing_mm)
     pieces, _ = ndimage.label(likely)
     volumes_ml = np.bincount(pieces.ravel()) * float(np.prod(spacing_mm)) / 1000.0
     return likely & (volumes_ml >= LEAST_ML)[pieces]

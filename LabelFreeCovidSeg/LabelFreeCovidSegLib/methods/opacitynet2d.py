@@ -7,6 +7,7 @@ from slices that went through the same steps (`opacitynet_clahe`).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
-from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, LESION_PROBABILITY, OPACITY, WINDOW_HU, window
+from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress
@@ -43,8 +44,12 @@ CARD = Card(
     picture_mm=0.0,
 )
 
+LESION_PROBABILITY = 0.3
+"""From here on a pixel is lesion: the networks' mean of it, before calibration."""
 SLICES = 16
 """Slices that go through a network together."""
+ADAPTED = 1 / 3
+"""Share of the statistics of what a network is about to see in those that it normalises with."""
 NEIGHBOURS = (0.25, 0.5, 0.25)
 """Weights of the slice below, of a slice itself and of that above: what only one of them shows is seldom a lesion."""
 
@@ -59,6 +64,8 @@ class Preset:
         widths: of the U-Net.
         batch: stacks an iteration. slices: of each stack.
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
+        inertia: share of itself that the running mean of the weights, which is what ships, keeps in an iteration; 0 for
+            the weights as they are.
         window_hu: what the networks see, brought to [0, 1].
         domain: what the slices are; see `base.Card`.
         paint: see `opacitynet.Preset`.
@@ -73,6 +80,7 @@ class Preset:
     iterations: int
     learning_rate: float
     cooldown: float
+    inertia: float = 0.0
     window_hu: tuple[float, float] = WINDOW_HU
     domain: str = HU
     paint: str = "wide"
@@ -110,11 +118,12 @@ class OpacityNet2D:
         spacing_mm = self._spacing_mm(scan)
         work = LungSlices.of(scan, lungs, spacing_mm, self._side(scan, lungs, spacing_mm))
         shown = seen(window(work.hu, self.preset.window_hu), work.lung)
+        networks = [adapted(network, shown, compute) for network in self.networks]
         probability = np.empty(work.hu.shape, np.float32)
         for start in range(0, len(shown), SLICES):
             progress(start / len(shown), "Finding lesions")
             several = slice(start, start + SLICES)
-            found = [probabilities(network, shown[several], compute) for network in self.networks]
+            found = [probabilities(network, shown[several], compute) for network in networks]
             probability[several] = np.mean(found, axis=0)
         probability = ndimage.correlate1d(probability * work.lung, NEIGHBOURS, axis=0, mode="nearest") * work.lung
         # What the networks say holds if this is lung.
@@ -142,6 +151,32 @@ class OpacityNet2D:
 def seen(intensity: np.ndarray, lung: np.ndarray) -> np.ndarray:
     """What a network sees of slices (k, j, i): (k, 2, j, i) float32, intensity in the lungs and the lungs."""
     return np.stack([intensity * lung, lung.astype(np.float32)], axis=1)
+
+
+def adapted(network: nn.Module, shown: np.ndarray, compute: Compute) -> nn.Module:
+    """A copy of a network in evaluation mode that has adapted to slices (k, 2, j, i) float32 before it judges them.
+
+    Other scanners, reconstructions and ways to make a picture change what its layers say of healthy lung. Batch
+    normalisation with the statistics of training takes that for anatomy, with those of the slices alone it takes
+    extensive disease for the way pictures are; so they are mixed (Schneider et al.: Improving robustness against common
+    corruptions by covariate shift adaptation, NeurIPS 2020). No label is needed, and nothing is learned.
+    """
+    import torch
+
+    device = torch.device(compute.device)
+    made = copy.deepcopy(network).to(device).train()
+    for layer in made.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of all batches, which are as good as equally large
+    with torch.inference_mode(), compute.autocast():
+        for several in np.array_split(shown, math.ceil(len(shown) / SLICES)):
+            made(torch.from_numpy(several).to(device))
+    trained = network.state_dict()
+    for name, its in made.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            its.lerp_(trained[name].to(device), 1.0 - ADAPTED)
+    return made.eval()
 
 
 def probabilities(network: nn.Module, shown: np.ndarray, compute: Compute) -> np.ndarray:

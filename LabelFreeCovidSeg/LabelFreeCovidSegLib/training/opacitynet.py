@@ -7,6 +7,7 @@ lesions by heart gets worse there.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.pneumonia import PAINTS, VISIBLE, infect
 from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.running_mean import follow, inertia
 from LabelFreeCovidSegLib.training.scanlist import ListedScan, refuse_patient
 
 PRESETS = opacitynet.PRESETS
@@ -56,27 +58,37 @@ class OpacityTrainee(OneNetwork):
 
     Args:
         network: untrained. learning_rate, cooldown: as in a preset.
+        inertia: if not 0, what is compared and ships is the running mean of the weights; see `opacitynet2d.Preset`.
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
+    def __init__(self, network: nn.Module, learning_rate: float, cooldown: float, inertia: float = 0.0) -> None:
         from monai.losses import DiceCELoss
 
         super().__init__(network, learning_rate, cooldown)
+        self.learner, self.inertia = network, inertia
+        if inertia:
+            self.learner = self.networks["learner"] = copy.deepcopy(network)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
 
-    def learn(self, image: Tensor, target: Tensor, update: Update) -> dict[str, Tensor]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam with its default settings."""
+        return {"network": torch.optim.Adam(self.learner.parameters(), lr=self.learning_rate)}
+
+    def learn(self, image: Tensor, target: Tensor, update: Update, iteration: int) -> dict[str, Tensor]:
         """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesions.
 
         Args:
-            image: (n, channels, ...). target: (n, 1, ...), classes.
+            image: (n, channels, ...). target: (n, 1, ...), classes. iteration: counted from 1.
         """
-        scores = self.networks["network"](image)
+        scores = self.learner(image)
         with torch.no_grad():
             found, lesion = scores.argmax(dim=1, keepdim=True) == OPACITY, target == OPACITY
             hit = (found & lesion).sum()
             sensitivity, precision = hit / lesion.sum().clamp_min(1), hit / found.sum().clamp_min(1)
         loss = self.loss(scores.float(), target)
         update("network", loss)
+        if self.inertia:
+            follow(self.networks["network"], self.learner, inertia(iteration, self.inertia))
         return {"loss": loss, "sensitivity": sensitivity, "precision": precision}
 
 
@@ -109,7 +121,7 @@ class OpacityNetTrainee(OpacityTrainee):
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One update."""
-        return self.learn(batch["image"], batch["target"], update)
+        return self.learn(batch["image"], batch["target"], update, round(share * self.preset.iterations) + 1)
 
     def validate(self) -> float:
         """Dice of foreign lesions, all views of the held-out scan taken together."""

@@ -115,7 +115,7 @@ class OpacityNet2DTrainee(OpacityTrainee):
     """
 
     def __init__(self, preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[Arrays] = ()) -> None:
-        super().__init__(opacitynet2d.build(preset), preset.learning_rate, preset.cooldown)
+        super().__init__(opacitynet2d.build(preset), preset.learning_rate, preset.cooldown, preset.inertia)
         self.preset = preset
         self.scans = [Slices.of(blocks) for blocks in train]
         self.views = views(preset, judge, VIEW_SEED, VIEWS) if judge else []
@@ -133,7 +133,8 @@ class OpacityNet2DTrainee(OpacityTrainee):
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
         """One update."""
-        return self.learn(batch["shown"].flatten(0, 1), batch["target"].flatten(0, 1)[:, None], update)
+        iteration = round(share * self.preset.iterations) + 1
+        return self.learn(batch["shown"].flatten(0, 1), batch["target"].flatten(0, 1)[:, None], update, iteration)
 
     def validate(self) -> float:
         """Dice of foreign lesions, all stacks of the held-out scan taken together."""
@@ -258,7 +259,8 @@ def calibrate(
         scores, lesions = [], []
         for number, view in enumerate(views(preset, judge, seed, calibration.VIEWS)):
             progress(number / calibration.VIEWS, "Calibrating")
-            found = np.mean([opacitynet2d.probabilities(one, view.shown, compute) for one in networks], axis=0)
+            adapted = [opacitynet2d.adapted(network, view.shown, compute) for network in networks]
+            found = np.mean([opacitynet2d.probabilities(one, view.shown, compute) for one in adapted], axis=0)
             inside = view.shown[:, 1] > 0
             scores.append(found[inside])
             lesions.append(view.target[inside] == OPACITY)

@@ -8,9 +8,14 @@ from torch import nn
 
 @torch.no_grad()
 def follow(mean: nn.Module, network: nn.Module, kept: float) -> None:
-    """Move the weights of `mean` towards those of `network`, of which `1 - kept` goes in."""
-    for own, new in zip(mean.parameters(), network.parameters(), strict=True):
+    """Move weights and statistics of batches of `mean` towards those of `network`, of which `1 - kept` goes in."""
+    for own, new in zip(_numbers(mean), _numbers(network), strict=True):
         own.lerp_(new, 1.0 - kept)
+
+
+def _numbers(network: nn.Module) -> list[torch.Tensor]:
+    """All that is no counter."""
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
 def inertia(iteration: int, most: float) -> float:
