@@ -21,7 +21,6 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.lungs.morphology import dilation, erosion
 from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
 from LabelFreeCovidSegLib.postprocess import Lengths
@@ -100,6 +99,8 @@ def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.nda
 
 def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = LESION_PROBABILITY) -> np.ndarray:
     """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, thick and large enough."""
+    from LabelFreeCovidSegLib.lungs.morphology import dilation, erosion
+
     likely = probability > threshold
     if not likely.any():
         return likely
