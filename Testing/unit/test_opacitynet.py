@@ -8,7 +8,14 @@ import torch
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import opacitynet
-from LabelFreeCovidSegLib.methods.opacitynet import BRIGHT_HEALTHY, LESION_PROBABILITY, OPACITY, OpacityNet, outline
+from LabelFreeCovidSegLib.methods.opacitynet import (
+    BRIGHT_HEALTHY,
+    LESION_PROBABILITY,
+    OPACITY,
+    OpacityNet,
+    outline,
+    sharpened,
+)
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.scan import Grid, Scan
 from LabelFreeCovidSegLib.training import augment, pneumonia
@@ -174,6 +181,17 @@ def test_what_is_thin_is_outlined_only_beside_what_is_thick():
     assert not found[20:22].any()
     assert found[10, 15, 20]
     assert not found[10, 15, 21:].any()
+
+
+def test_beside_consolidation_a_voxel_must_be_likelier():
+    probability = np.full((40, 40, 40), 0.3, np.float32)
+    probability[10:30, 10:30, 10:30] = 0.9
+    for hu, lowered in ((20.0, True), (-500.0, False)):
+        density = np.where(probability > 0.5, hu, -850.0).astype(np.float32)
+        judged = sharpened(probability, density, (1.0, 1.0, 1.0))
+        assert (judged[20, 20, 31] < LESION_PROBABILITY) == lowered
+        assert judged[20, 20, 36] > LESION_PROBABILITY  # far from it
+        assert judged[20, 20, 29] > LESION_PROBABILITY
 
 
 def test_what_is_likely_and_large_enough_is_outlined():

@@ -25,6 +25,7 @@ from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
+from LabelFreeCovidSegLib.quantify import Band
 from LabelFreeCovidSegLib.scan import Scan, bounding_box, windowed
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, LesionModel
 
@@ -88,6 +89,9 @@ from.
 THIN_MM, BESIDE_MM = 1.5, 1.0
 """A ball of this radius fits into what is outlined, and how far from such places the outline goes: what is thinner is a
 vessel and its rim, which thick slices and motion have blurred."""
+SHARP_PROBABILITY, SHARP_MM = 0.4, 3.0
+"""From here on a voxel is lesion within that distance of consolidation, which ends sharply: a low threshold would
+outline it too widely. Set on the same lesions."""
 LEAST_ML = 0.05
 """A smaller piece is noise: a ball of 4.6 mm."""
 
@@ -110,6 +114,23 @@ def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = LES
     pieces, _ = ndimage.label(likely)
     volumes_ml = np.bincount(pieces.ravel()) * float(np.prod(spacing_mm)) / 1000.0
     return likely & (volumes_ml >= LEAST_ML)[pieces]
+
+
+def sharpened(probability: np.ndarray, hu: np.ndarray, spacing_mm: Lengths) -> np.ndarray:
+    """Probability (k, j, i) float32, lowered beside consolidation so that `LESION_PROBABILITY` outlines that too.
+
+    Args:
+        hu: (k, j, i) float32.
+    """
+    from LabelFreeCovidSegLib.lungs.morphology import dilation, opening
+
+    band = Band()
+    smooth = ndimage.gaussian_filter(hu, [band.smoothing_mm / mm for mm in spacing_mm])
+    dense = opening((smooth >= band.consolidation_hu) & (probability > 0.5), THIN_MM, spacing_mm)
+    if not dense.any():
+        return probability
+    lowered = np.float32(LESION_PROBABILITY / SHARP_PROBABILITY)
+    return np.where(dilation(dense, SHARP_MM, spacing_mm), lowered * probability, probability)
 
 
 class OpacityNet:
@@ -146,11 +167,12 @@ class OpacityNet:
         ]
         progress(0.85, "Outlining lesions")
         probability = np.mean(found, axis=0) * work.lung
-        kept = outline(probability, work.grid.spacing_mm)
+        judged = sharpened(probability, work.hu, work.grid.spacing_mm)
+        kept = outline(judged, work.grid.spacing_mm)
         # The outline runs where the probability on the scan's own grid passes the threshold: a mask that was made on
         # the working grid would come out in steps.
-        dropped = (probability > LESION_PROBABILITY) & ~kept
-        lesion = work.paste(np.where(dropped, 0.0, probability), lungs) > LESION_PROBABILITY
+        dropped = (judged > LESION_PROBABILITY) & ~kept
+        lesion = work.paste(np.where(dropped, 0.0, judged), lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32)
         score = work.paste(probability * work.lung, lungs)
