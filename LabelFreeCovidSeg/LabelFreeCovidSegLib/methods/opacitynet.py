@@ -25,7 +25,6 @@ from LabelFreeCovidSegLib.methods.base import Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration, Working
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
-from LabelFreeCovidSegLib.quantify import Band
 from LabelFreeCovidSegLib.scan import Scan, bounding_box, windowed
 from LabelFreeCovidSegLib.synthesis import WITH_CONSOLIDATION, LesionModel
 
@@ -89,6 +88,8 @@ from.
 THIN_MM, BESIDE_MM = 1.5, 1.0
 """A ball of this radius fits into what is outlined, and how far from such places the outline goes: what is thinner is a
 vessel and its rim, which thick slices and motion have blurred."""
+DENSE_HU, DENSE_SMOOTHING_MM = -300.0, 1.0
+"""Consolidation is what is that dense in a CT smoothed by that much, as in what is measured (`quantify.Band`)."""
 SHARP_PROBABILITY, SHARP_MM = 0.4, 3.0
 """From here on a voxel is lesion within that distance of consolidation, which ends sharply: a low threshold would
 outline it too widely. Set on the same lesions."""
@@ -124,9 +125,8 @@ def sharpened(probability: np.ndarray, hu: np.ndarray, spacing_mm: Lengths) -> n
     """
     from LabelFreeCovidSegLib.lungs.morphology import dilation, opening
 
-    band = Band()
-    smooth = ndimage.gaussian_filter(hu, [band.smoothing_mm / mm for mm in spacing_mm])
-    dense = opening((smooth >= band.consolidation_hu) & (probability > 0.5), THIN_MM, spacing_mm)
+    smooth = ndimage.gaussian_filter(hu, [DENSE_SMOOTHING_MM / mm for mm in spacing_mm])
+    dense = opening((smooth >= DENSE_HU) & (probability > 0.5), THIN_MM, spacing_mm)
     if not dense.any():
         return probability
     lowered = np.float32(LESION_PROBABILITY / SHARP_PROBABILITY)
