@@ -1,7 +1,7 @@
 """The harness of doubt: lesions of foreign make in scans that no network has learned from, found by each method.
 
     python Testing/benchmarks/doubt.py LIST --root DATA --scans NAME ... [--methods normnet opacitynet]
-        [--store opacitynet=FOLDER] [--plantings 2]
+        [--store opacitynet=FOLDER] [--plantings 2] [--first 0]
 
 LIST is a list of scans as for training; NAMES are those that the methods have not seen. Prints the Dice of each kind
 and size of the phantom's lesions, what is marked in the untouched scans, and how often voxels of a score are lesion.
@@ -43,7 +43,7 @@ def load(name: str, stores: dict[str, Path]) -> base.Method:
     return importlib.import_module(f"LabelFreeCovidSegLib.methods.{name}").load(stores[name])
 
 
-def judge(listed: ListedScan, rows: list[Row], plantings: int) -> None:
+def judge(listed: ListedScan, rows: list[Row], plantings: range) -> None:
     """Let every method look at one scan, untouched and with lesions."""
     scan, compute = read.read(listed.path), device.choose()
     labels = find_lungs(scan, "classical").labels
@@ -56,7 +56,7 @@ def judge(listed: ListedScan, rows: list[Row], plantings: int) -> None:
     for row in rows:
         lesion = row.model.predict(scan, lungs, compute, silent).lesion > 0
         row.untouched[listed.name] = 100 * float((lesion & healthy).sum() / healthy.sum())
-    for seed in range(plantings):
+    for seed in plantings:
         known = planting.plant(scan, lungs.labels, free, seed)
         for row in rows:
             found = row.model.predict(known.scan, lungs, compute, silent)
@@ -100,12 +100,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(base.REGISTRY))
     parser.add_argument("--store", action="append", default=[], metavar="METHOD=FOLDER")
     parser.add_argument("--plantings", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first planting; the others follow")
     arguments = parser.parse_args()
     stores = {name: Path(folder) for name, folder in (each.split("=", 1) for each in arguments.store)}
     rows = {name: Row(load(name, stores)) for name in arguments.methods}
     listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
     for name in arguments.scans:
-        judge(listed[name], list(rows.values()), arguments.plantings)
+        judge(listed[name], list(rows.values()), range(arguments.first, arguments.first + arguments.plantings))
     print_tables(rows, arguments.scans)
 
 
