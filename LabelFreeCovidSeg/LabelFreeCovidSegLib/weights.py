@@ -70,7 +70,7 @@ def _narrow(tensor: Tensor) -> Tensor:
     With an infinite variance a channel says the same of every voxel, and nothing else would tell.
     """
     half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
-    return half if half.isfinite().all() else tensor
+    return half if half.isfinite().all() else tensor.float()
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], entry: Entry) -> nn.Module:
@@ -110,9 +110,15 @@ def store_entry(entry: Entry, states: Mapping[str, Mapping[str, Tensor]], store:
 
     Returns:
         The entry with file names and hashes.
+
+    Raises:
+        WeightsError: a tensor is not finite; nothing is written.
     """
     data = {}
     for file, state in states.items():
+        broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+        if broken:
+            raise WeightsError(f"{file}: {broken[0]} is not finite, so training has gone astray. Train again.")
         data[file] = write_safetensors(
             {name: _narrow(tensor).contiguous() for name, tensor in state.items() if not _is_counter(name)}
         )

@@ -14,9 +14,11 @@ from LabelFreeCovidSegLib.methods.opacitynet import (
     OPACITY,
     OpacityNet,
     outline,
+    outlined,
     sharpened,
 )
 from LabelFreeCovidSegLib.progress import silent
+from LabelFreeCovidSegLib.quantify import Band
 from LabelFreeCovidSegLib.scan import Grid, Scan
 from LabelFreeCovidSegLib.training import augment, pneumonia
 from LabelFreeCovidSegLib.training.opacitynet import OpacityNetTrainee
@@ -194,6 +196,13 @@ def test_beside_consolidation_a_voxel_must_be_likelier():
         assert judged[20, 20, 29] > LESION_PROBABILITY
 
 
+def test_vessels_are_no_consolidation_to_be_sharp_beside():
+    probability = np.full((30, 30, 30), 0.9, np.float32)
+    hu = np.full(probability.shape, -700.0, np.float32)
+    hu[:, :, 14:16] = 40.0
+    np.testing.assert_array_equal(sharpened(probability, hu, (1.0, 1.0, 1.0)), probability)
+
+
 def test_what_is_likely_and_large_enough_is_outlined():
     probability = np.zeros((20, 40, 40), np.float32)
     probability[5:10, 5:10, 5:10] = 0.9  # 188 mm3
@@ -217,6 +226,51 @@ def scan_with_a_ball():
     hu[ball | (near(21, 58, 55) < 1.7)] = -300
     hu[:, :4] = 40
     return Scan(hu, grid, grid, "ball"), LungMask(lung, "given"), ball
+
+
+def marked(probability, hu=None, lung=None):
+    """Where it says lesion, on a grid of 1 mm of air."""
+    hu = np.full(probability.shape, LUNG_HU, np.float32) if hu is None else hu
+    lung = np.ones(probability.shape, bool) if lung is None else lung
+    return outlined(probability, hu, lung, (1.0, 1.0, 1.0)) > LESION_PROBABILITY
+
+
+def test_vessels_in_a_lesion_belong_to_it_and_clefts_and_what_is_no_lung_do_not():
+    probability, lung = np.zeros((20, 30, 40), np.float32), np.ones((20, 30, 40), bool)
+    probability[4:16, 4:26, 2:38] = 0.9
+    probability[:, :, 12:15] = 0.0  # 3 mm
+    probability[:, :, 25:31] = 0.0  # 6 mm
+    lung[:8, :, 12:15] = False
+    found = marked(probability, lung=lung)
+    assert found[10:14, 8:22, 2:25].all()
+    assert not found[:, :, 25:31].any()
+    assert not found[:8, :, 12:15].any()
+
+
+def test_a_lesion_near_the_end_of_the_scan_does_not_grow_to_it():
+    probability = np.zeros((20, 30, 40), np.float32)
+    probability[1:16, 4:26, 1:38] = 0.9
+    assert not marked(probability)[probability == 0].any()
+
+
+def test_ground_glass_around_consolidation_stays_joined_to_it():
+    k, j, i = np.ogrid[:50, :50, :50]
+    radius = np.sqrt((k - 25.0) ** 2 + (j - 25.0) ** 2 + (i - 25.0) ** 2)
+    hu = np.select([radius < 9, radius < 17], [20.0, -600.0], LUNG_HU).astype(np.float32)
+    probability = np.select([radius < 9, radius < 17], [0.95, 0.3], 0.0).astype(np.float32)
+    found = marked(probability, hu)
+    assert found[radius < 16].mean() > 0.999
+    rim = np.where(radius < 11, probability, np.float32(0.0))
+    hu[radius >= 9] = LUNG_HU
+    assert marked(rim, hu)[(radius >= 10) & (radius < 11)].mean() < 0.1  # where nothing goes on, it ends sharply
+
+
+def test_where_nothing_is_likely_nothing_is_outlined():
+    assert not marked(np.full((4, 5, 6), LESION_PROBABILITY, np.float32)).any()
+
+
+def test_what_is_consolidation_here_is_it_in_what_is_measured():
+    assert (Band().consolidation_hu, Band().smoothing_mm) == (opacitynet.DENSE_HU, opacitynet.DENSE_SMOOTHING_MM)
 
 
 def test_the_outline_follows_a_lesion_on_the_scans_own_grid_and_drops_specks():

@@ -248,6 +248,12 @@ def test_what_neighbours_do_not_show_is_doubted():
     np.testing.assert_allclose(found.score[[2, 3], 30, 55], (3 * inside + outside) / 4, rtol=1e-3)
 
 
+def test_where_a_neighbour_has_no_lung_only_the_others_have_a_say():
+    lung = np.array([[0, 0, 1], [1, 1, 1], [0, 1, 1]], bool)[:, None]  # three slices of three pixels
+    weighed = opacitynet2d.weighed(np.where(lung, np.float32(0.6), np.float32(0.9)), lung)
+    np.testing.assert_allclose(weighed, 0.6 * lung, rtol=1e-6)
+
+
 def test_where_it_may_be_no_lung_lesions_are_doubted():
     grid = Grid(size=(80, 64, 1), spacing=(1.5, 1.5, 3.0), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
     lungs, hu = np.ones((1, 64, 80), np.uint8), np.full((1, 64, 80), -850.0, np.float32)
@@ -262,14 +268,34 @@ def test_where_it_may_be_no_lung_lesions_are_doubted():
 
 def test_a_third_of_what_a_network_normalises_with_is_of_what_it_is_about_to_see():
     network = nn.Sequential(nn.BatchNorm2d(2)).eval()  # of mean 0 and variance 1
-    shown = np.zeros((17, 2, 8, 8), np.float32)
-    shown[:, 0] = 6.0
+    shown = np.zeros((34, 2, 8, 8), np.float32)
+    shown[:17, 0] = 6.0  # the upper half of a scan
     shown[:, 1, :4], shown[:, 1, 4:] = 2.0, -2.0
     (layer,) = opacitynet2d.adapted(network, shown, Compute("cpu", "float32"))
-    np.testing.assert_allclose(layer.running_mean, [2, 0], atol=1e-6)
-    np.testing.assert_allclose(layer.running_var, [2 / 3, 2 / 3 + 4 / 3], rtol=0.01)
+    np.testing.assert_allclose(layer.running_mean, [1, 0], atol=0.02)
+    np.testing.assert_allclose(layer.running_var, [2 / 3 + 9 / 3, 2 / 3 + 4 / 3], rtol=0.01)
     assert not layer.training
     np.testing.assert_array_equal(network[0].running_mean, [0, 0])  # the next one finds it as it was
+
+
+def test_a_scan_is_judged_by_a_network_that_has_adapted_to_it():
+    class Normalised(Dense):
+        """A stand-in: twice as bright as is usual is lesion."""
+
+        def __init__(self):
+            super().__init__(1.0)
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            return super().forward(self.norm(x))
+
+    grid = Grid(size=(64, 64, 1), spacing=(1.5, 1.5, 3.0), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lungs, hu = np.ones((1, 64, 64), np.uint8), np.full((1, 64, 64), -1000.0, np.float32)
+    hu[0, :16] = 200.0  # a quarter of it is 1, of variance 3/16: (1 - 1/12) / sqrt(35/48) = 1.07 after adapting
+    model = OpacityNet2D([Normalised().eval()], replace(opacitynet2d.SMALL, side=64), "stub")
+    found = model.predict(Scan(hu, grid, grid, "made up"), LungMask(lungs, "given"), Compute("cpu", "float32"), silent)
+    assert found.lesion[0, :15].all()
+    assert not found.lesion[0, 17:].any()
 
 
 def test_networks_see_lung_and_nothing_else():

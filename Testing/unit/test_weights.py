@@ -137,6 +137,13 @@ def test_weights_that_are_not_finite_are_refused_with_an_example(store):
         weights.fill(network(), state, entry)
 
 
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    state = {"0.weight": torch.tensor([1.0, torch.nan])}
+    with pytest.raises(WeightsError, match=r"net\.safetensors: 0\.weight is not finite"):
+        weights.store_entry(ENTRY, {"net.safetensors": state}, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
 def test_weights_that_the_user_installed_are_loaded_and_named_before_the_shipped_ones(store, tmp_path, monkeypatch):
     monkeypatch.setenv(stores.VARIABLE, str(tmp_path / "users"))
     stores.install(store)

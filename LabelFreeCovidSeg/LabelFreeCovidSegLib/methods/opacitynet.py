@@ -10,6 +10,7 @@ scanner, and lesions of another make decide when to stop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -89,12 +90,17 @@ THIN_MM, BESIDE_MM = 1.5, 1.0
 """A ball of this radius fits into what is outlined, and how far from such places the outline goes: what is thinner is a
 vessel and its rim, which thick slices and motion have blurred."""
 DENSE_HU, DENSE_SMOOTHING_MM = -300.0, 1.0
-"""Consolidation is what is that dense in a CT smoothed by that much, as in what is measured (`quantify.Band`)."""
+"""Consolidation is what is that dense in a CT smoothed by that much; the numbers are those of `quantify.Band`."""
 SHARP_PROBABILITY, SHARP_MM = 0.4, 3.0
 """From here on a voxel is lesion within that distance of consolidation, which ends sharply: a low threshold would
 outline it too widely. Set on the same lesions."""
 LEAST_ML = 0.05
 """A smaller piece is noise: a ball of 4.6 mm."""
+GAP_MM = 2.0
+"""Gaps in and between lesions that a ball of this radius does not fit into belong to them: vessels and bronchi, and
+ground glass around consolidation, of which `SHARP_PROBABILITY` leaves a ring that is narrower out."""
+REACH_MM = 6.0
+"""How far from a likely voxel anything has a say in where the outline runs, at most."""
 
 
 def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.ndarray:
@@ -133,6 +139,35 @@ def sharpened(probability: np.ndarray, hu: np.ndarray, spacing_mm: Lengths) -> n
     return np.where(dilation(dense, SHARP_MM, spacing_mm), lowered * probability, probability)
 
 
+def outlined(probability: np.ndarray, hu: np.ndarray, lung: np.ndarray, spacing_mm: Lengths) -> np.ndarray:
+    """Probability (k, j, i) float32 that passes `LESION_PROBABILITY` in the lesions and nowhere else.
+
+    On the scan's own grid the outline then runs where the probability passes the threshold: a mask that was made on the
+    working grid would come out in steps there.
+
+    Args:
+        hu: (k, j, i) float32.
+        lung: (k, j, i) bool; no gap is closed beyond it.
+    """
+    from LabelFreeCovidSegLib.lungs.morphology import closing
+
+    made = np.zeros_like(probability)
+    likely = probability > LESION_PROBABILITY
+    if not likely.any():
+        return made
+    box = bounding_box(likely, tuple(math.ceil(REACH_MM / mm) for mm in spacing_mm))
+    judged = sharpened(probability[box], hu[box], spacing_mm)
+    kept = outline(judged, spacing_mm)
+    # Closing takes what lies beyond the array for unknown; here no lesion does.
+    room = [math.ceil(2 * GAP_MM / mm) for mm in spacing_mm]
+    inner = tuple(slice(n, -n) for n in room)
+    gaps = closing(np.pad(kept, [(n, n) for n in room]), GAP_MM, spacing_mm)[inner] & lung[box] & ~kept
+    left = np.where((judged > LESION_PROBABILITY) & ~kept, np.float32(0.0), judged)
+    # Midway from here to nothing lies the threshold.
+    made[box] = np.where(gaps, np.float32(2 * LESION_PROBABILITY), left)
+    return made
+
+
 class OpacityNet:
     """Trained networks whose probabilities are averaged.
 
@@ -167,12 +202,8 @@ class OpacityNet:
         ]
         progress(0.85, "Outlining lesions")
         probability = np.mean(found, axis=0) * work.lung
-        judged = sharpened(probability, work.hu, work.grid.spacing_mm)
-        kept = outline(judged, work.grid.spacing_mm)
-        # The outline runs where the probability on the scan's own grid passes the threshold: a mask that was made on
-        # the working grid would come out in steps.
-        dropped = (judged > LESION_PROBABILITY) & ~kept
-        lesion = work.paste(np.where(dropped, 0.0, judged), lungs) > LESION_PROBABILITY
+        judged = outlined(probability, work.hu, work.lung, work.grid.spacing_mm)
+        lesion = work.paste(judged, lungs) > LESION_PROBABILITY
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32)
         score = work.paste(probability * work.lung, lungs)

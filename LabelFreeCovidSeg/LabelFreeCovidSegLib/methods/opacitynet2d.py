@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from LabelFreeCovidSegLib.methods.normnet import Calibration
 from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import Lengths
-from LabelFreeCovidSegLib.progress import Progress
+from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import Scan, bounding_box
 
 if TYPE_CHECKING:
@@ -44,15 +45,14 @@ CARD = Card(
     picture_mm=0.0,
 )
 
-LESION_PROBABILITY = 0.3
-"""From here on a pixel is lesion: the networks' mean of it, before calibration."""
 SLICES = 16
 """Slices that go through a network together."""
 ADAPTED = 1 / 3
 """Share of the statistics of what a network is about to see in those that it normalises with: a round number. That
 adapting helps with patients' pictures was seen on the development sets; synthetic lesions show nothing of it."""
 NEIGHBOURS = (0.25, 0.5, 0.25)
-"""Weights of the slice below, of a slice itself and of that above: what only one of them shows is seldom a lesion."""
+"""Weights of the slice below, of a slice itself and of that above, where these are lung: what only one of them shows is
+seldom a lesion."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Preset:
         inertia: share of itself that the running mean of the weights, which is what ships, keeps in an iteration; 0 for
             the weights as they are.
         window_hu: what the networks see, brought to [0, 1].
+        lesion_probability: from here on a pixel is lesion: the networks' mean of it, before calibration.
         domain: what the slices are; see `base.Card`.
         paint: see `opacitynet.Preset`.
     """
@@ -83,6 +84,7 @@ class Preset:
     cooldown: float
     inertia: float = 0.0
     window_hu: tuple[float, float] = WINDOW_HU
+    lesion_probability: float = 0.3
     domain: str = HU
     paint: str = "wide"
 
@@ -119,17 +121,15 @@ class OpacityNet2D:
         spacing_mm = self._spacing_mm(scan)
         work = LungSlices.of(scan, lungs, spacing_mm, self._side(scan, lungs, spacing_mm))
         shown = seen(window(work.hu, self.preset.window_hu), work.lung)
-        networks = [adapted(network, shown, compute) for network in self.networks]
-        probability = np.empty(work.hu.shape, np.float32)
-        for start in range(0, len(shown), SLICES):
-            progress(start / len(shown), "Finding lesions")
-            several = slice(start, start + SLICES)
-            found = [probabilities(network, shown[several], compute) for network in networks]
-            probability[several] = np.mean(found, axis=0)
-        probability = ndimage.correlate1d(probability * work.lung, NEIGHBOURS, axis=0, mode="nearest") * work.lung
+        shares = pairwise(np.linspace(0.0, 1.0, len(self.networks) + 1))
+        found = [
+            judged(network, shown, compute, part(progress, *share))
+            for network, share in zip(self.networks, shares, strict=True)
+        ]
+        probability = weighed(np.mean(found, axis=0), work.lung)
         # What the networks say holds if this is lung.
         certainty = np.float32(1.0) if lungs.certainty is None else lungs.certainty
-        lesion = certainty * work.paste(probability, lungs) > LESION_PROBABILITY
+        lesion = certainty * work.paste(probability, lungs) > self.preset.lesion_probability
         if self.calibration:
             probability = np.interp(probability, *np.transpose(self.calibration)).astype(np.float32) * work.lung
         score = certainty * work.paste(probability, lungs)
@@ -154,7 +154,17 @@ def seen(intensity: np.ndarray, lung: np.ndarray) -> np.ndarray:
     return np.stack([intensity * lung, lung.astype(np.float32)], axis=1)
 
 
-def adapted(network: nn.Module, shown: np.ndarray, compute: Compute) -> nn.Module:
+def judged(network: nn.Module, shown: np.ndarray, compute: Compute, progress: Progress = silent) -> np.ndarray:
+    """Probability of lesion (k, j, i) float32 in slices (k, 2, j, i) float32, by a network that has adapted to them."""
+    network = adapted(network, shown, compute, part(progress, 0.0, 0.5))
+    found = []
+    for start in range(0, len(shown), SLICES):
+        progress(0.5 + 0.5 * start / len(shown), "Finding lesions")
+        found.append(probabilities(network, shown[start : start + SLICES], compute))
+    return np.concatenate(found)
+
+
+def adapted(network: nn.Module, shown: np.ndarray, compute: Compute, progress: Progress = silent) -> nn.Module:
     """A copy of a network in evaluation mode that has adapted to slices (k, 2, j, i) float32 before it judges them.
 
     Other scanners, reconstructions and ways to make a picture change what its layers say of healthy lung. Batch
@@ -170,9 +180,12 @@ def adapted(network: nn.Module, shown: np.ndarray, compute: Compute) -> nn.Modul
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.reset_running_stats()
             layer.momentum = None  # the mean of all batches, which are as good as equally large
+    batches = math.ceil(len(shown) / SLICES)
     with torch.inference_mode(), compute.autocast():
-        for several in np.array_split(shown, math.ceil(len(shown) / SLICES)):
-            made(torch.from_numpy(several).to(device))
+        for first in range(batches):
+            progress(first / batches, "Adapting to the slices")
+            # From everywhere: what batches differ by would be missing in the variance.
+            made(torch.from_numpy(shown[first::batches]).to(device))
     trained = network.state_dict()
     for name, its in made.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
@@ -188,6 +201,15 @@ def probabilities(network: nn.Module, shown: np.ndarray, compute: Compute) -> np
     with torch.inference_mode(), compute.autocast():
         scores = network.to(device)(torch.from_numpy(shown).to(device))
         return scores.float().softmax(dim=1)[:, OPACITY].cpu().numpy()
+
+
+def weighed(probability: np.ndarray, lung: np.ndarray) -> np.ndarray:
+    """Probability (k, j, i) float32 in `lung` (k, j, i) bool, with what the slices beside it say of the same place."""
+    said, counted = (
+        ndimage.correlate1d(array, NEIGHBOURS, axis=0, mode="nearest")
+        for array in (probability * lung, lung.astype(np.float32))
+    )
+    return said / np.where(lung, counted, np.float32(1.0)) * lung
 
 
 def build(preset: Preset) -> SliceUNet:

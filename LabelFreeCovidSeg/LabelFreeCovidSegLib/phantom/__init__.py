@@ -2,7 +2,7 @@
 
 Everything follows from formulas and a seed. It shows what outlining has to cope with (vessels, airways, fissures,
 domes, a gas-filled stomach, noise, thick slices). No method that segments learns from it; its lesions judge them, and
-set one threshold (`methods.opacitynet.LESION_PROBABILITY`).
+decide where the outlines of `methods.opacitynet` run.
 """
 
 from __future__ import annotations

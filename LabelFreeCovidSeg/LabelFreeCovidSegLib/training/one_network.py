@@ -12,15 +12,19 @@ class OneNetwork:
     Args:
         network: untrained. learning_rate: at the beginning.
         cooldown: last share of the iterations, over which the rate falls to 0 in a straight line; 0 if it stays.
+
+    Attributes:
+        learner: what the optimizer moves: `network`, unless that is to be a running mean of it.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, cooldown: float) -> None:
         self.networks: dict[str, nn.Module] = {"network": network}
+        self.learner = network
         self.learning_rate, self.cooldown = learning_rate, cooldown
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.networks["network"].parameters(), lr=self.learning_rate)}
+        return {"network": torch.optim.Adam(self.learner.parameters(), lr=self.learning_rate)}
 
     def learning_rates(self, share: float) -> dict[str, float]:
         """The rate when `share` of the iterations is done."""

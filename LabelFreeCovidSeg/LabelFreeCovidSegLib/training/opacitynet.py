@@ -65,14 +65,10 @@ class OpacityTrainee(OneNetwork):
         from monai.losses import DiceCELoss
 
         super().__init__(network, learning_rate, cooldown)
-        self.learner, self.inertia = network, inertia
+        self.inertia = inertia
         if inertia:
             self.learner = self.networks["learner"] = copy.deepcopy(network)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam with its default settings."""
-        return {"network": torch.optim.Adam(self.learner.parameters(), lr=self.learning_rate)}
 
     def learn(self, image: Tensor, target: Tensor, update: Update, iteration: int) -> dict[str, Tensor]:
         """Lower the `loss`; and what is worth a curve: sensitivity and precision for lesions.

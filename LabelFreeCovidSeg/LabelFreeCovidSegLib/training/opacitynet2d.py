@@ -259,8 +259,7 @@ def calibrate(
         scores, lesions = [], []
         for number, view in enumerate(views(preset, judge, seed, calibration.VIEWS)):
             progress(number / calibration.VIEWS, "Calibrating")
-            adapted = [opacitynet2d.adapted(network, view.shown, compute) for network in networks]
-            found = np.mean([opacitynet2d.probabilities(one, view.shown, compute) for one in adapted], axis=0)
+            found = np.mean([opacitynet2d.judged(network, view.shown, compute) for network in networks], axis=0)
             inside = view.shown[:, 1] > 0
             scores.append(found[inside])
             lesions.append(view.target[inside] == OPACITY)
