@@ -12,7 +12,7 @@ from scipy import ndimage
 SPACING = (6.0, 5.0, 5.0)
 SHAPE = (32, 40, 56)
 NEVER = replace(
-    illness.CHANCES, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
+    illness.SEVERE, denser=0.0, emphysema=0.0, ground_glass=0.0, patches=0.0, lobar=0.0, segmental=0.0, focal=0.0,
     effusion=0.0, diseased=1.0, bronchogram=0.0, aerated=0.0, enhanced=0.0, like_neighbour=0.0, atelectasis=0.0,
     cavity=0.0, pushed=0.0,
 )  # fmt: skip

@@ -26,7 +26,7 @@ class Dark(nn.Module):
 
 @pytest.fixture
 def dark(monkeypatch):
-    monkeypatch.setattr(picturenet, "load", lambda store=None: Dark())
+    monkeypatch.setattr(picturenet, "load", lambda store=None: (Dark(),))
 
 
 def lung_in_tissue(shape, box):
@@ -84,7 +84,7 @@ def test_what_is_dark_is_lung_unless_the_network_is_sure_that_it_is_none(monkeyp
     chest = chest_slice()
     grey = chest.window(-1350, 150)
     for probability, share in ((0.5, 1.0), (0.2, 0.0)):
-        monkeypatch.setattr(picturenet, "load", lambda store=None, probability=probability: Says(probability))
+        monkeypatch.setattr(picturenet, "load", lambda store=None, probability=probability: (Says(probability),))
         certainty, _ = picturenet.find(grey)
         assert (certainty[planar.find(grey)] > 0).mean() == share
 
@@ -99,9 +99,16 @@ class LikesDarkness(nn.Module):
 def test_a_finder_is_as_certain_as_its_network_but_for_what_lung_surrounds(monkeypatch):
     grey = lung_in_tissue((192, 192), np.s_[30:130, 30:130])
     grey[76:84, 76:84] = 200  # a vessel
-    monkeypatch.setattr(picturenet, "load", lambda store=None: LikesDarkness())
+    monkeypatch.setattr(picturenet, "load", lambda store=None: (LikesDarkness(),))
     certainty, _ = picturenet.find(grey)
     np.testing.assert_allclose(certainty[[45, 80, 150], [45, 80, 150]], [0.88, 1.0, 0.0], atol=1e-2)
+
+
+def test_the_first_network_outlines_and_all_say_how_certain_it_is(monkeypatch):
+    grey = lung_in_tissue((192, 192), np.s_[30:130, 30:130])
+    monkeypatch.setattr(picturenet, "load", lambda store=None: (Dark(), Says(0.2)))
+    certainty, _ = picturenet.find(grey)
+    np.testing.assert_allclose(certainty[[45, 150], [45, 150]], [0.6, 0.0], atol=1e-2)
 
 
 def test_lungs_that_darkness_would_outline_otherwise_are_doubted():

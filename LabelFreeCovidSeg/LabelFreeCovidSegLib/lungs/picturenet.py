@@ -6,7 +6,9 @@ of the same scan, ill, in another body, and shown as pictures are: windowed or e
 around the patient (`training/picturenet.py`). The answer needs no calibration, so that it can come first.
 
 As in `lungnet`, lung that holds air is outlined by its darkness (`planar`), to the pixel; the network says what of that
-outline is no lung, and where the rest is.
+outline is no lung, and where the rest is. In a single slice the border of the heart, or a dome of the diaphragm, may be
+consolidated lung: which is likelier depends on how ill patients are. So networks that have learned from chests more and
+less ill say together how certain it is; the one that knows the most ill ones outlines, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -46,14 +48,16 @@ def build() -> SliceUNet:
 
 
 @cache
-def load(store: Path | None = None) -> nn.Module:
-    """The network with the weights that ship, or with those in another store; read once, for all pictures of a folder.
+def load(store: Path | None = None) -> tuple[nn.Module, ...]:
+    """The networks with the weights that ship, or with those in another store; read once, for all pictures of a folder.
+
+    The first one outlines.
 
     Raises:
         WeightsError: they are missing, damaged, or do not fit this network.
     """
-    entry, (state,) = weights.load(NAME, store)
-    return weights.fill(build(), state, entry).eval()
+    entry, states = weights.load(NAME, store)
+    return tuple(weights.fill(build(), state, entry).eval() for state in states)
 
 
 def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -63,20 +67,20 @@ def find(grey: np.ndarray, store: Path | None = None) -> tuple[np.ndarray, tuple
         grey: (j, i), any unit in which air is darker than tissue.
 
     Returns:
-        (j, i) float32, the probability of lung in the lungs and 0 elsewhere, and everywhere where there is nothing like
-        lungs; and a sentence if darkness alone would outline other ones.
+        (j, i) float32, the networks' mean probability of lung in the lungs and 0 elsewhere, and everywhere where there
+        is nothing like lungs; and a sentence if darkness alone would outline other ones.
 
     Raises:
         WeightsError: see `load`.
     """
-    dark, probability = planar.find(grey), foresee(load(store), grey)
-    lungs = (dark & (probability > DENIED)) | (probability > ADDED)
+    dark, probabilities = planar.find(grey), [foresee(network, grey) for network in load(store)]
+    lungs = (dark & (probabilities[0] > DENIED)) | (probabilities[0] > ADDED)
     pieces, _ = ndimage.label(lungs)
     sizes = np.bincount(pieces.ravel())
     kept = lungs & (sizes >= LEAST_SHARE * grey.size)[pieces]
     lungs = planar.filled(kept)
     # What lies in the midst of lung is lung, whatever it looks like.
-    return np.where(kept, probability, lungs.astype(np.float32)), doubts(lungs, dark)
+    return np.where(kept, np.mean(probabilities, axis=0), lungs.astype(np.float32)), doubts(lungs, dark)
 
 
 def foresee(network: nn.Module, grey: np.ndarray) -> np.ndarray:

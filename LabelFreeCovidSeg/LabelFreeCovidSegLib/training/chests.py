@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from LabelFreeCovidSegLib.scan import AIR_HU, bounding_box
 from LabelFreeCovidSegLib.training.augment import thicken
 from LabelFreeCovidSegLib.training.fields import smooth_noise
-from LabelFreeCovidSegLib.training.illness import fall_ill
+from LabelFreeCovidSegLib.training.illness import SEVERE, Chances, fall_ill
 from LabelFreeCovidSegLib.training.surroundings import dress, enhance, swallow_air
 
 Span = tuple[float, float]
@@ -92,12 +92,15 @@ class Scanner:
 BODY, VIEW, SCANNER = Body(), FieldOfView(), Scanner()
 
 
-def vary(chest: Chest, shape: tuple[int, int, int], spacing_mm: Spacing, rng: np.random.Generator) -> Chest:
+def vary(
+    chest: Chest, shape: tuple[int, int, int], spacing_mm: Spacing, rng: np.random.Generator, chances: Chances = SEVERE
+) -> Chest:
     """The same lungs in another body, ill, and scanned otherwise.
 
     Args:
         shape: extent (k, j, i) of the result.
         spacing_mm: voxel size of `chest` and of the result.
+        chances: how ill.
 
     Raises:
         ValueError: `chest` has no lung.
@@ -109,7 +112,7 @@ def vary(chest: Chest, shape: tuple[int, int, int], spacing_mm: Spacing, rng: np
         hu = dress(chest.hu, chest.labels, aside, past_mm, spacing_mm, rng)
         hu = swallow_air(hu, chest.labels, spacing_mm, rng)
     hu = enhance(hu, chest.labels, spacing_mm, rng)
-    hu, labels = fall_ill(hu, chest.labels, spacing_mm, rng)
+    hu, labels = fall_ill(hu, chest.labels, spacing_mm, rng, chances)
     chest = frame(replace(chest, hu=hu, labels=labels), spacing_mm, rng)
     return replace(chest, hu=rescan(chest.hu, spacing_mm, rng))
 

@@ -6,7 +6,7 @@ The densities overlap those of muscle, heart and liver: only the lung's shape te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -84,11 +84,18 @@ class Chances:
     cavity_wall_mm: Span = (4.0, 10.0)
 
 
-CHANCES = Chances()
+SEVERE = Chances()
+MILD = replace(
+    SEVERE, diseased=0.6, patches_share=(0.02, 0.25), lobar=0.08, segmental=0.15, segmental_share=(0.03, 0.25),
+    focal=0.1, effusion=0.12, effusion_share=(0.03, 0.3), atelectasis_share=(0.03, 0.15),
+)  # fmt: skip
+"""Nearer to a hospital's mix."""
+PAINTS = {"severe": SEVERE, "mild": MILD}
+"""By the name that presets have for them."""
 
 
 def fall_ill(
-    hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator, chances: Chances = CHANCES
+    hu: np.ndarray, labels: np.ndarray, spacing_mm: Spacing, rng: np.random.Generator, chances: Chances = SEVERE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both lungs, ill.
 

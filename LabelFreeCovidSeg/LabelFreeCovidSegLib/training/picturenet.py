@@ -18,6 +18,7 @@ from LabelFreeCovidSegLib.scan import bounding_box
 from LabelFreeCovidSegLib.training import lungnet
 from LabelFreeCovidSegLib.training.chests import Chest, vary
 from LabelFreeCovidSegLib.training.clahe import TILES
+from LabelFreeCovidSegLib.training.illness import PAINTS
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.one_network import OneNetwork
 from LabelFreeCovidSegLib.training.recipes import Arrays
@@ -37,6 +38,7 @@ class Preset:
     Attributes:
         spacing_mm: working grid along (k, j, i). crop: voxels of a made-up chest, which holds most of a slice.
         batch: chests an iteration. slices: of each.
+        paint: how ill they are, by its name in `training.illness.PAINTS`.
     """
 
     name: str = "whole"
@@ -47,6 +49,7 @@ class Preset:
     iterations: int = 3000
     learning_rate: float = 3e-3
     cooldown: float = 0.8
+    paint: str = "severe"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Picture:
     gamma: Span = (0.7, 1.4)
 
 
-PRESETS = {preset.name: preset for preset in (Preset(),)}
+# A network of each ships; see `lungs.picturenet`.
+PRESETS = {preset.name: preset for preset in (Preset(), Preset("whole-mild", paint="mild"))}
 PICTURE = Picture()
 CITATION = "LabelFreeCovidSeg's own: no lung was outlined by hand for it."
 EXPECTS = "An axial slice of the chest as a picture, upright, in any window, equalised or not."
@@ -132,7 +136,7 @@ class PictureNetTrainee(OneNetwork):
 def pictures(chests: Sequence[Chest], preset: Preset, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Some slices of one ill chest; see `PictureNetTrainee.sample`."""
     chest = slab(chests[int(rng.integers(len(chests)))], preset, rng)
-    ill = vary(chest, preset.crop, preset.spacing_mm, rng)
+    ill = vary(chest, preset.crop, preset.spacing_mm, rng, PAINTS[preset.paint])
     made = [
         picture(ill.hu[k], ill.labels[k] > 0, ill.known[k], rng)
         for k in rng.choice(len(ill.hu), preset.slices, replace=False)

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.training.fields import sigmoid, widen
-from LabelFreeCovidSegLib.training.illness import CHANCES, LUNG_HU, Lung, Spacing, Span
+from LabelFreeCovidSegLib.training.illness import LUNG_HU, SEVERE, Lung, Spacing, Span
 
 COARSE = 2
 """Depth below the pleura is measured on every so manieth voxel: it costs an eighth, and no pattern needs it finer."""
@@ -70,7 +70,7 @@ class Patterns:
 MODERATE = Patterns()
 PAINTS = {"moderate": MODERATE, "wide": Patterns(share=(0.001, 0.8), extensive=0.2, added_hu=(110.0, 600.0))}
 """What presets call them; the wide one has smaller, larger and fainter lesions."""
-DENSITIES = replace(CHANCES, solid_hu=(-150.0, 80.0), like_neighbour=0.0, enhanced=0.2, aerated=0.4, bronchogram=0.4)
+DENSITIES = replace(SEVERE, solid_hu=(-150.0, 80.0), like_neighbour=0.0, enhanced=0.2, aerated=0.4, bronchogram=0.4)
 """Of consolidation: from half airless to enhanced by contrast agent."""
 
 

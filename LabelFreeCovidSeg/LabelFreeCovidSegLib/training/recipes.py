@@ -135,7 +135,7 @@ REGISTRY = {
 }
 """Name on the command line -> module, or module:name of what stands in it; imported only when it is asked for."""
 
-VOTING = ("normnet", "opacitynet", "opacitynet2d", "opacitynet_clahe")
+VOTING = ("normnet", "opacitynet", "opacitynet2d", "opacitynet_clahe", "picturenet")
 """Methods whose networks vote if there are several. Of all others, one run is the method."""
 
 
