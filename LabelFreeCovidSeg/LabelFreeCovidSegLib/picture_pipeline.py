@@ -53,22 +53,24 @@ class Outlined:
 
 def unfit(card: base.Card, weights: str, equalised: bool) -> str:
     """Why a method can't work on single pictures of this kind; empty if it can."""
-    if card.picture_mm is None:
-        able = ", ".join(name for name in base.REGISTRY | base.PICTURES if base.card(name).picture_mm is not None)
-        members = map(base.card, base.members(card.name))
-        unable = next((member for member in members if member.picture_mm is None), card)
-        return f"{unable.title} looks at neighbouring slices, which single pictures do not have. Choose one of: {able}."
-    if equalised and card.domain == base.HU:
-        return (
-            f"The weights {weights} were trained on Hounsfield units. Locally equalised pictures have none and "
-            "can't be given any; weights that were trained on such pictures are needed. Or give the pictures as they "
-            "were before, or the CT."
-        )
-    if not equalised and card.domain == base.CLAHE256:
-        return (
-            f"The weights {weights} were trained on locally equalised pictures. Say so if yours are (--equalised, or "
-            "`equalised = true` in the description of a data set), or choose another method."
-        )
+    for member, its_weights in card.each(weights):
+        if member.picture_mm is None:
+            able = ", ".join(name for name in base.REGISTRY | base.PICTURES if base.card(name).picture_mm is not None)
+            return (
+                f"{member.title} looks at neighbouring slices, which single pictures do not have. "
+                f"Choose one of: {able}."
+            )
+        if equalised and member.domain == base.HU:
+            return (
+                f"The weights {its_weights} were trained on Hounsfield units. Locally equalised pictures have none and "
+                "can't be given any; weights that were trained on such pictures are needed. Or give the pictures as "
+                "they were before, or the CT."
+            )
+        if not equalised and member.domain == base.CLAHE256:
+            return (
+                f"The weights {its_weights} were trained on locally equalised pictures. Say so if yours are "
+                "(--equalised, or `equalised = true` in the description of a data set), or choose another method."
+            )
     return ""
 
 

@@ -26,8 +26,8 @@ class Bright:
 
     weights = "bright 1.0"
 
-    def __init__(self, picture_mm=0.0, domain=base.HU):
-        self.card = base.Card("bright", "Bright", "", "", picture_mm=picture_mm, domain=domain)
+    def __init__(self, name="bright", picture_mm=0.0, domain=base.HU):
+        self.card = base.Card(name, name.title(), "", "", picture_mm=picture_mm, domain=domain)
         self.shown = []
 
     def predict(self, scan, lungs, compute, progress):
@@ -203,7 +203,7 @@ def test_a_picture_without_lungs_has_an_empty_mask_and_one_without_tissue_none(f
 
 @pytest.mark.parametrize(("picture_mm", "slices"), [(0.0, 1), (24.0, 16)])
 def test_a_method_gets_the_picture_in_hu_as_often_as_it_needs_it(folder, tmp_path, register, picture_mm, slices):
-    method = register(Bright(picture_mm))
+    method = register(Bright(picture_mm=picture_mm))
     _, warnings = run(folder, tmp_path / "out", pixel_mm=1.5)
     chest, scan = chest_slice(), method.shown[0]
     assert scan.hu.shape == (slices, *chest.hu.shape)
@@ -222,7 +222,7 @@ class Middle(Bright):
 
 
 def test_of_a_stack_the_middle_is_what_counts(folder, tmp_path, register):
-    register(Middle(24.0))
+    register(Middle(picture_mm=24.0))
     rows, _ = run(folder, tmp_path / "out")
     assert [row["lesion_percent"] for row in rows] == [100.0, 100.0]
 
@@ -310,6 +310,30 @@ def test_a_method_that_needs_the_scan_says_so(folder, tmp_path, register):
 def test_of_several_methods_the_one_that_needs_the_scan_is_named(folder, tmp_path):
     with pytest.raises(LabelFreeCovidSegError, match=r"^OpacityNet looks at neighbouring slices"):
         run(folder, tmp_path / "out", method="cyclegan+opacitynet")
+
+
+@pytest.mark.parametrize(
+    ("method", "equalised", "fault"),
+    [
+        ("greys+bright", True, "of Bright were trained on Hounsfield units"),
+        ("bright+greys", False, "of Greys were trained on locally equalised pictures"),
+    ],
+)
+def test_of_several_methods_the_one_that_learned_from_the_other_kind_is_named(
+    folder, tmp_path, register, method, equalised, fault
+):
+    register(Bright())
+    greys = register(Bright("greys", domain=base.CLAHE256))
+    with pytest.raises(LabelFreeCovidSegError, match=fault):
+        run(folder, tmp_path / "out", method, equalised=equalised)
+    assert greys.shown == []
+
+
+def test_methods_that_learned_from_one_kind_vote_on_it(folder, tmp_path, register):
+    register(Bright("greys", domain=base.CLAHE256))
+    register(Bright("nothing", domain=base.ANY))
+    rows, _ = run(folder, tmp_path / "out", "greys+nothing", equalised=True)
+    assert [row["state"] for row in rows] == ["done", "done"]
 
 
 # What is refused
