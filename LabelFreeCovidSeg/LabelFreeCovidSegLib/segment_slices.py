@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +18,7 @@ from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
 from LabelFreeCovidSegLib.pictures import Picture
-from LabelFreeCovidSegLib.progress import part
+from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import Scan
 from LabelFreeCovidSegLib.session import Session
 
@@ -68,7 +66,8 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     """Segment the pictures of a folder and put the results into `out`, all or none.
 
     Args:
-        out: a folder that is not there, is empty, or holds an unchanged earlier result of the same folder.
+        out: a folder without files of a result's names, or with an unchanged earlier result of the same folder. No
+            other process may be writing there.
 
     Returns:
         The rows of the table, and what a reader should know of all of them.
@@ -78,8 +77,10 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
         OutputError, WeightsError, CancelledError, LabelFreeCovidSegError: nothing is left.
     """
     progress = session.reporter.progress
-    folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
+    folder, out = folder.resolve(), out.resolve()
     output.check_folder(out)
+    with output.explained(out):
+        output.recover(out, CONTENTS)
     _check_replaceable(out, folder)
     model = picture_pipeline.load(choices.method, choices.equalised)
     compute = device.choose(choices.device, choices.precision)
@@ -95,41 +96,54 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
                 f"{picture.name}: of another size than {files[0].name}, so they are no slices of one scan. Leave "
                 "--stack out, or take it away."
             )
-    started = time.perf_counter()
-    staged = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
+    staged = output.staging(out)
     session.when_cancelled(lambda: output.discard(staged))
     try:
-        rows = []
-        together = [files] if choices.stack else [[file] for file in files]
-        for number, of_one in enumerate(together):
-            its_part = part(progress, 0.05 + 0.9 * number / len(together), 0.05 + 0.9 * (number + 1) / len(together))
-            shown = [pictures.read(file) for file in of_one]
-            uprights = [picture.upright(choices.orientation) for picture in shown]
-            outlined, compute = picture_pipeline.outline(
-                uprights, model, compute, _upright_lungs(shown, choices), choices.pixel_mm, choices.equalised, its_part
-            )
-            for picture, upright, its in zip(shown, uprights, outlined, strict=True):
-                _write_pictures(picture, its, upright, staged)
-                rows.append(_row(picture, its))
-        warnings = _of_all(rows, model.card)
-        made_with = {
-            "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
-            "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
-            "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
-            "pixel_mm_given": choices.pixel_mm, "warnings": list(warnings),
-        }  # fmt: skip
-        _write_tables(rows, made_with, folder, staged)
+        with output.explained(out):
+            rows, warnings = _stage(files, folder, staged, model, compute, choices, progress)
         with session.last_step():
-            _publish(staged, out, folder)
-    except OSError as error:
-        output.discard(staged)
-        raise OutputError(
-            f"{out}: results can't be written there ({error.strerror or error}). Free some space, close programs that "
-            "hold these files, or name another folder."
-        ) from error
+            _check_replaceable(out, folder)
+            output.put(staged, out, CONTENTS)
     except BaseException:
         output.discard(staged)
         raise
+    return rows, warnings
+
+
+def _stage(
+    files: Sequence[Path],
+    source: Path,
+    staged: Path,
+    model: base.Method,
+    compute: device.Compute,
+    choices: Choices,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Segment the pictures `files` of the folder `source` and write all of a result into `staged`."""
+    started = time.perf_counter()
+    for kind in (MASKS, LUNGS, OVERLAYS):
+        (staged / kind).mkdir(parents=True)
+    rows = []
+    together = [files] if choices.stack else [[file] for file in files]
+    for number, of_one in enumerate(together):
+        its_part = part(progress, 0.05 + 0.9 * number / len(together), 0.05 + 0.9 * (number + 1) / len(together))
+        shown = [pictures.read(file) for file in of_one]
+        uprights = [picture.upright(choices.orientation) for picture in shown]
+        outlined, compute = picture_pipeline.outline(
+            uprights, model, compute, _upright_lungs(shown, choices), choices.pixel_mm, choices.equalised, its_part
+        )
+        for picture, upright, its in zip(shown, uprights, outlined, strict=True):
+            _write_pictures(picture, its, upright, staged)
+            rows.append(_row(picture, its))
+    warnings = _of_all(rows, model.card)
+    made_with = {
+        "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
+        "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
+        "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
+        "pixel_mm_given": choices.pixel_mm, "warnings": list(warnings),
+    }  # fmt: skip
+    _write_tables(rows, made_with, source, staged)
+    output.sync(staged)
     return rows, warnings
 
 
@@ -187,7 +201,6 @@ def _write_pictures(picture: Picture, outlined: Outlined, upright: Scan, folder:
         lesion = np.zeros_like(lungs) if outlined.found is None else _as_in_file(outlined.found.lesion, upright)
         written |= {MASKS: _black_and_white(lesion), OVERLAYS: report.outlines(picture.grey, lungs, lesion)}
     for kind, pixels in written.items():
-        (folder / kind).mkdir(parents=True, exist_ok=True)
         image = sitk.GetImageFromArray(pixels, isVector=pixels.ndim == 3)
         try:
             sitk.WriteImage(image, str(folder / kind / name), useCompression=True)
@@ -222,8 +235,8 @@ def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], source: P
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of all files of a result but the last to be written."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NUMBERS)
-    return {path.relative_to(folder).as_posix(): output.sha256(path) for path in files}
+    paths = [path for name in CONTENTS if name != NUMBERS for path in (folder / name, *(folder / name).rglob("*"))]
+    return {path.relative_to(folder).as_posix(): output.sha256(path) for path in sorted(paths) if path.is_file()}
 
 
 def _sha256(source: Path) -> str:
@@ -235,7 +248,7 @@ def _check_replaceable(out: Path, source: Path) -> None:
     """Make sure that nothing but an unchanged earlier result of the same pictures would be replaced."""
     if out == source or out in source.parents or source in out.parents:
         raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not any((out / name).exists() for name in CONTENTS):
         return
     try:
         there = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
@@ -247,19 +260,3 @@ def _check_replaceable(out: Path, source: Path) -> None:
         raise OutputError(f"{out} holds the results of other pictures, '{there['source']}'. Name another folder.")
     if there["files"] != _hashes(out):
         raise OutputError(f"{out}: files in it were changed or added since. Move it away, or name another folder.")
-
-
-def _publish(staged: Path, out: Path, source: Path) -> None:
-    """Put what was staged into the place of an earlier result, or of nothing."""
-    _check_replaceable(out, source)
-    if not out.exists():
-        os.replace(staged, out)
-        return
-    earlier = staged.with_name(f"{staged.name}.earlier")
-    os.replace(out, earlier)
-    try:
-        os.replace(staged, out)
-    except BaseException:
-        os.replace(earlier, out)
-        raise
-    shutil.rmtree(earlier)

@@ -1,14 +1,17 @@
 """A folder of pictures through the command's own function: masks as the file lies, and what was guessed beside them."""
 
+import contextlib
 import csv
+import itertools
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from LabelFreeCovidSegLib import cli, segment_slices
+from LabelFreeCovidSegLib import cli, output, segment_slices
 from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base, cyclegan, uda
@@ -368,9 +371,50 @@ def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
     run(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "lesions" / "s10.png").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(segment_slices.CONTENTS)
 
 
-@pytest.mark.parametrize("name", ["lesions/s2.png", "slices.csv", "notes.txt"])
+def test_results_go_where_a_link_leads(folder, tmp_path, register):
+    register(Bright())
+    (tmp_path / "disk").mkdir()
+    for place in ("there", "not yet there"):
+        (tmp_path / place).symlink_to(tmp_path / "disk" / place)
+    (tmp_path / "disk" / "there").mkdir()
+    for place in ("there", "not yet there", "there"):
+        run(folder, tmp_path / place)
+        assert (tmp_path / place).is_symlink()
+        assert (tmp_path / "disk" / place / "result.json").is_file()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["not yet there", "there"]
+
+
+class Killed(BaseException):
+    """Nothing is undone: a process that is killed does nothing any more."""
+
+
+@pytest.mark.parametrize("moves", [0, 4, 5, 6, 9, 10])  # of ten, the first five of which go out
+def test_after_a_kill_between_two_renamings_the_next_run_finds_a_whole_result(
+    folder, tmp_path, register, monkeypatch, moves
+):
+    register(Bright())
+    out, rename, calls = tmp_path / "out", os.replace, itertools.count()
+    run(folder, out)
+
+    def rename_or_die(source, target):
+        if next(calls) >= moves:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename_or_die)
+        patch.setattr(output, "discard", lambda staged: None)
+        with contextlib.suppress(Killed):
+            run(folder, out, pixel_mm=0.8)
+    run(folder, out)
+    assert {path.name for path in out.iterdir()} == set(segment_slices.CONTENTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "slices.csv"])
 def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path, register, name):
     register(Bright())
     run(folder, tmp_path / "out")
@@ -380,12 +424,21 @@ def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path,
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
+def test_other_files_beside_a_result_are_not_touched(folder, tmp_path, register):
+    register(Bright())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
 def test_other_folders_are_never_replaced(folder, tmp_path, register):
     register(Bright())
     run(folder, tmp_path / "out")
     folder.rename(tmp_path / "others")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "mine" / "lungs").touch()
     with pytest.raises(OutputError, match="results of other pictures, 'in'"):
         run(tmp_path / "others", tmp_path / "out")
     (tmp_path / "another patient").mkdir()
