@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ IMAGES = (".nii.gz", ".nrrd")
 NEEDED_BYTES = 200_000_000
 """Free space that is asked for before computing: several times the largest results."""
 
+_KINDS = {"scan": dict, "files": dict, "regions": list, "warnings": list, "seconds": dict}
+"""What is read of `MEASUREMENTS` later on."""
 _EARLIER = "earlier"
 _COMPRESSION_LEVEL = 1  # files grow by a quarter, writing takes a third of the time
 
@@ -103,15 +105,15 @@ def check_replaceable(folder: Path, scan: Scan | None) -> None:
     there = earlier(folder)
     if there and scan and there["scan"] != _scan(scan):
         raise OutputError(
-            f"{folder} holds the results of another scan, '{there['scan']['name']}'. Name another folder."
+            f"{folder} holds the results of another scan, '{there['scan'].get('name')}'. Name another folder."
         )
     ours = there.get("files", {})
     for name in present:
-        known = bool(there) if name == MEASUREMENTS else ours.get(name) == sha256(folder / name)
+        path = folder / name
+        known = bool(there) if name == MEASUREMENTS else path.is_file() and ours.get(name) == sha256(path)
         if not known:
             raise OutputError(
-                f"{folder / name} was not written by this program, or was changed since. "
-                "Move it away, or name another folder."
+                f"{path} was not written by this program, or was changed since. Move it away, or name another folder."
             )
 
 
@@ -189,13 +191,17 @@ def discard(staged: Path) -> None:
 
 def earlier(folder: Path) -> dict[str, Any]:
     """The numbers of the result that lies in `folder`; empty if there is none of this program's."""
+    return numbers(folder / MEASUREMENTS, SCHEMA, _KINDS)
+
+
+def numbers(path: Path, schema: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """What this program wrote into a JSON file; empty if it did not, by `schema` and the `kinds` of some values."""
     try:
-        numbers = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        numbers = None
-    if isinstance(numbers, dict) and numbers.get("schema") == SCHEMA:
-        return numbers
-    return {}
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(there, dict) and there.get("schema") == schema
+    return there if ours and all(isinstance(there.get(key), kind) for key, kind in kinds.items()) else {}
 
 
 def recover(folder: Path, names: Collection[str] = tuple(NAMES)) -> None:

@@ -250,11 +250,8 @@ def _check_replaceable(out: Path, source: Path) -> None:
         raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
     if not any((out / name).exists() for name in CONTENTS):
         return
-    try:
-        there = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict) or there.get("schema") != SCHEMA:
+    there = output.numbers(out / NUMBERS, SCHEMA, {"source": str, "source_sha256": str, "files": dict})
+    if not there:
         raise OutputError(f"{out} holds files that are not an earlier result of this program. Name another folder.")
     if there["source_sha256"] != _sha256(source):
         raise OutputError(f"{out} holds the results of other pictures, '{there['source']}'. Name another folder.")

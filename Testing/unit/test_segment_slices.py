@@ -424,6 +424,18 @@ def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path,
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("missing", ["source", "source_sha256", "files"])
+def test_numbers_that_lack_what_is_read_of_them_are_not_this_programs(folder, tmp_path, register, missing):
+    register(Bright())
+    path = tmp_path / "out" / "result.json"
+    path.parent.mkdir()
+    numbers = {"schema": segment_slices.SCHEMA, "source": "in", "source_sha256": "", "files": {}}
+    del numbers[missing]
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(OutputError, match="not an earlier result"):
+        run(folder, tmp_path / "out")
+
+
 def test_other_files_beside_a_result_are_not_touched(folder, tmp_path, register):
     register(Bright())
     (tmp_path / "out").mkdir()
