@@ -171,10 +171,9 @@ def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
         return None
     if not folder.is_dir():
         raise LungError(f"{folder}: no folder. Name the one that holds a mask of the same name for each picture.")
-    for suffix in pictures.FORMATS:
-        path = folder / f"{picture.stem}{suffix}"
-        if path.is_file():
-            return pictures.read_mask(path, picture.grey.shape)
+    masks = [path for path in folder.iterdir() if path.stem == picture.stem and path.suffix.lower() in pictures.FORMATS]
+    if masks:
+        return pictures.read_mask(max(masks), picture.grey.shape)  # of two, PNG, which blurs nothing
     raise LungError(
         f"{folder}: there is no mask {picture.stem}.png for {picture.name}. Give one for each picture, a black one "
         "where there is no lung, or leave --lungs out to have the lungs found."

@@ -364,6 +364,15 @@ def test_lungs_that_are_missing_or_of_another_size_stop_it_too(folder, tmp_path,
     assert method.shown == []
 
 
+@pytest.mark.parametrize("ending", [".PNG", ".JPG"])
+def test_the_ending_of_a_mask_may_have_capitals(folder, tmp_path, register, ending):
+    register(Bright())
+    for name, chest in (("s2", chest_slice()), ("s10", chest_slice().cropped())):
+        write(tmp_path / "lungs" / f"{name}{ending}", np.where(chest.lung, 255, 0).astype(np.uint8))
+    rows, _ = run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
+    assert [row["lungs"] for row in rows] == ["given", "given"]
+
+
 def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
     register(Bright())
     run(folder, tmp_path / "out")
