@@ -126,7 +126,9 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("LP", "LA", "RP", "RA", "PL", "PR", "AL", "AR"),
         help="where rows, then columns, run to: Left, Right, Anterior, Posterior (default: LP, as radiologists see it)",
     )
-    group.add_argument("--pixel-mm", type=_positive, help="size of a pixel (default: guessed from the lungs' width)")
+    group.add_argument(
+        "--pixel-mm", type=_pixel_mm, help="size of a pixel, 0.2 to 3 (default: guessed from the lungs' width)"
+    )
     group.add_argument("--equalised", action="store_true", help="the pictures were equalised place by place (CLAHE)")
     group.add_argument(
         "--stack",
@@ -135,11 +137,11 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> float:
+def _pixel_mm(text: str) -> float:
     with suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
+        if 0.2 <= (value := float(text)) <= 3.0:
             return value
-    raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0.")
+    raise argparse.ArgumentTypeError(f"'{text}' is no size of a pixel of a chest CT. Give millimetres, 0.2 to 3.")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
