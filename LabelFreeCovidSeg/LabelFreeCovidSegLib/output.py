@@ -110,7 +110,7 @@ def check_replaceable(folder: Path, scan: Scan | None) -> None:
     ours = there.get("files", {})
     for name in present:
         path = folder / name
-        known = bool(there) if name == MEASUREMENTS else path.is_file() and ours.get(name) == sha256(path)
+        known = bool(there) if name == MEASUREMENTS else path.is_file() and ours.get(name) == file_sha256(path)
         if not known:
             raise OutputError(
                 f"{path} was not written by this program, or was changed since. Move it away, or name another folder."
@@ -267,7 +267,7 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
         _write_nifti(scan.native_image(_rounded(result.agreement)), folder / "agreement.nii.gz")
     progress(0.7, "Writing the report")
     (folder / "report.html").write_text(report.render(result), encoding="utf-8")
-    hashes = {name: sha256(folder / name) for name in _there(folder, NAMES)}
+    hashes = {name: file_sha256(folder / name) for name in _there(folder, NAMES)}
     numbers = json.dumps(_measurements(result, hashes), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MEASUREMENTS).write_text(numbers + "\n", encoding="utf-8")
     sync(folder)
@@ -393,8 +393,8 @@ def _scan(scan: Scan) -> dict[str, Any]:
     return {"name": scan.name, "grid_lps_mm": grid, "content_crc32": content}
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+def file_sha256(path: Path) -> str:
+    """Of its content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report, store
+from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report
 from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
@@ -31,7 +31,7 @@ CONTENTS = {
     NUMBERS: "the same with method, weights and versions, for programs",
 }
 """What a result consists of: file or folder -> what it holds."""
-SCHEMA = "labelfreecovidseg.slices/1"
+SCHEMA = "labelfreecovidseg.slices/2"
 COLUMNS = (
     "picture", "state", "lesion_percent", "lung_pixels", "lesion_pixels", "lungs", "pixel_mm", "dark_anchor",
     "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "tissue_spread", "warnings",
@@ -66,8 +66,8 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     """Segment the pictures of a folder and put the results into `out`, all or none.
 
     Args:
-        out: a folder without files of a result's names, or with an unchanged earlier result of the same folder. No
-            other process may be writing there.
+        out: a folder without files of a result's names, or with an unchanged earlier result of at least one of the
+            same pictures. No other process may be writing there.
 
     Returns:
         The rows of the table, and what a reader should know of all of them.
@@ -81,14 +81,16 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     output.check_folder(out)
     with output.explained(out):
         output.recover(out, CONTENTS)
-    _check_replaceable(out, folder)
+    if out == folder or out in folder.parents or folder in out.parents:
+        raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
+    files = pictures.find(folder)
     model = picture_pipeline.load(choices.method, choices.equalised)
     compute = device.choose(choices.device, choices.precision)
     progress(0.01, "Reading the pictures")
-    files = pictures.find(folder)
-    shape = None
+    source, shape = {}, None
     for file in files:
         picture = pictures.read(file)
+        source[file.name] = output.file_sha256(file)
         _given_lungs(picture, choices.lungs)
         shape = shape or picture.grey.shape
         if choices.stack and picture.grey.shape != shape:
@@ -96,30 +98,36 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
                 f"{picture.name}: of another size than {files[0].name}, so they are no slices of one scan. Leave "
                 "--stack out, or take it away."
             )
+    _check_replaceable(out, source)
     staged = output.staging(out)
     session.when_cancelled(lambda: output.discard(staged))
     try:
         with output.explained(out):
-            rows, warnings = _stage(files, folder, staged, model, compute, choices, progress)
+            rows, made_with = _stage(files, staged, model, compute, choices, progress)
+            _write_tables(rows, {"source": folder.name, "source_sha256": source, **made_with}, staged)
+            output.sync(staged)
         with session.last_step():
-            _check_replaceable(out, folder)
+            _check_replaceable(out, source)
             output.put(staged, out, CONTENTS)
     except BaseException:
         output.discard(staged)
         raise
-    return rows, warnings
+    return rows, tuple(made_with["warnings"])
 
 
 def _stage(
     files: Sequence[Path],
-    source: Path,
     staged: Path,
     model: base.Method,
     compute: device.Compute,
     choices: Choices,
     progress: Progress,
-) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Segment the pictures `files` of the folder `source` and write all of a result into `staged`."""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Segment pictures and write what are pictures of a result into `staged`.
+
+    Returns:
+        The rows of the table, and how they came about.
+    """
     started = time.perf_counter()
     for kind in (MASKS, LUNGS, OVERLAYS):
         (staged / kind).mkdir(parents=True)
@@ -135,16 +143,12 @@ def _stage(
         for picture, upright, its in zip(shown, uprights, outlined, strict=True):
             _write_pictures(picture, its, upright, staged)
             rows.append(_row(picture, its))
-    warnings = _of_all(rows, model.card)
-    made_with = {
+    return rows, {
         "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
         "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
         "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
-        "pixel_mm_given": choices.pixel_mm, "warnings": list(warnings),
+        "pixel_mm_given": choices.pixel_mm, "warnings": _of_all(rows, model.card),
     }  # fmt: skip
-    _write_tables(rows, made_with, source, staged)
-    output.sync(staged)
-    return rows, warnings
 
 
 def _row(picture: Picture, outlined: Outlined) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
     )
 
 
-def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ...]:
+def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> list[str]:
     """What holds for the pictures together."""
     spreads = [row["tissue_spread"] for row in rows if "tissue_spread" in row]
     found = [note] if (note := picture_pipeline.repeats(card)) else []
@@ -189,7 +193,7 @@ def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ..
             "Soft tissue is so uneven in these pictures that they may have been equalised place by place (CLAHE). If "
             "so, their Hounsfield units and the lesions are wrong: say --equalised, or give the pictures as they were."
         )
-    return tuple(found)
+    return found
 
 
 def _write_pictures(picture: Picture, outlined: Outlined, upright: Scan, folder: Path) -> None:
@@ -216,43 +220,34 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 255, 0).astype(np.uint8)
 
 
-def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], source: Path, folder: Path) -> None:
+def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], folder: Path) -> None:
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"warnings": " ".join(row["warnings"])} for row in rows)
-    content = {
-        "schema": SCHEMA,
-        "source": source.name,
-        "source_sha256": _sha256(source),
-        **run,
-        "pictures": list(rows),
-        "files": _hashes(folder),
-    }
+    content = {"schema": SCHEMA, **run, "pictures": list(rows), "files": _hashes(folder)}
     (folder / NUMBERS).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of all files of a result but the last to be written."""
     paths = [path for name in CONTENTS if name != NUMBERS for path in (folder / name, *(folder / name).rglob("*"))]
-    return {path.relative_to(folder).as_posix(): output.sha256(path) for path in sorted(paths) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): output.file_sha256(path) for path in sorted(paths) if path.is_file()}
 
 
-def _sha256(source: Path) -> str:
-    """Of the folder's whole path: folders of two patients may well have the same name."""
-    return store.sha256(str(source.absolute()).encode())
+def _check_replaceable(out: Path, source: Mapping[str, str]) -> None:
+    """Make sure that nothing but an unchanged earlier result of the same pictures would be replaced.
 
-
-def _check_replaceable(out: Path, source: Path) -> None:
-    """Make sure that nothing but an unchanged earlier result of the same pictures would be replaced."""
-    if out == source or out in source.parents or source in out.parents:
-        raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
+    Args:
+        source: name of each picture -> its SHA-256. Some may have come or gone since, but not all: folders and pictures
+            of two patients may well have the same names.
+    """
     if not any((out / name).exists() for name in CONTENTS):
         return
-    there = output.numbers(out / NUMBERS, SCHEMA, {"source": str, "source_sha256": str, "files": dict})
+    there = output.numbers(out / NUMBERS, SCHEMA, {"source": str, "source_sha256": dict, "files": dict})
     if not there:
         raise OutputError(f"{out} holds files that are not an earlier result of this program. Name another folder.")
-    if there["source_sha256"] != _sha256(source):
+    if not there["source_sha256"].items() & source.items():
         raise OutputError(f"{out} holds the results of other pictures, '{there['source']}'. Name another folder.")
     if there["files"] != _hashes(out):
         raise OutputError(f"{out}: files in it were changed or added since. Move it away, or name another folder.")
