@@ -32,6 +32,8 @@ CONTENTS = {
 }
 """What a result consists of: file or folder -> what it holds."""
 SCHEMA = "labelfreecovidseg.slices/2"
+_LEFT_BY_VIEWING = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What macOS and Windows leave in a folder that somebody looks at: nobody's work."""
 COLUMNS = (
     "picture", "state", "lesion_percent", "lung_pixels", "lesion_pixels", "lungs", "pixel_mm", "dark_anchor",
     "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "tissue_spread", "warnings",
@@ -232,7 +234,8 @@ def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], folder: P
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of all files of a result but the last to be written."""
     paths = [path for name in CONTENTS if name != NUMBERS for path in (folder / name, *(folder / name).rglob("*"))]
-    return {path.relative_to(folder).as_posix(): output.file_sha256(path) for path in sorted(paths) if path.is_file()}
+    files = sorted(path for path in paths if path.is_file() and path.name not in _LEFT_BY_VIEWING)
+    return {path.relative_to(folder).as_posix(): output.file_sha256(path) for path in files}
 
 
 def _check_replaceable(out: Path, source: Mapping[str, str]) -> None:

@@ -423,7 +423,16 @@ def test_after_a_kill_between_two_renamings_the_next_run_finds_a_whole_result(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
-@pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "slices.csv"])
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_look_at_a_result_leaves_there_is_nobodys_work(folder, tmp_path, register, name):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    for place in (tmp_path / "out", tmp_path / "out" / "lesions"):
+        (place / name).touch()
+    run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "lungs/.notes", "slices.csv"])
 def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path, register, name):
     register(Bright())
     run(folder, tmp_path / "out")
