@@ -145,15 +145,16 @@ def outline(
 
 def _look(upright: Scan, lungs: np.ndarray | None, pixel_mm: float | None, equalised: bool) -> Outlined:
     """All that precedes a method; `found` is still missing where the state is `DONE`."""
-    source = "found in the picture" if lungs is None else "given"
+    given = lungs is not None
     found, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs.astype(np.float32), ())
     certainty, lungs = found[None], found > 0
-    guessed: dict[str, Any] = {"lungs": source}
+    guessed: dict[str, Any] = {"lungs": "given" if given else "found in the picture"}
     shown = replace(upright, hu=anchors.of_equalised(upright.hu))
     if not lungs.any():
-        why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
-        nothing = np.zeros(upright.hu.shape, np.uint8)
-        return Outlined(WITHOUT_LUNGS, shown, nothing, certainty, None, guessed, (*doubts, why))
+        if not given:
+            why = "No lungs are seen; give masks with --lungs if there are any, as where lungs were cut out on black."
+            doubts = (*doubts, why)
+        return Outlined(WITHOUT_LUNGS, shown, np.zeros(upright.hu.shape, np.uint8), certainty, None, guessed, doubts)
     unsized = Outlined(DONE, shown, _sides(lungs), certainty, None, guessed, doubts)
     seen = _sized(unsized, pixel_mm or anchors.pixel_mm(lungs))
     if equalised:

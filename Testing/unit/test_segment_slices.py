@@ -197,6 +197,7 @@ def test_a_picture_without_lungs_has_an_empty_mask_and_one_without_tissue_none(f
     assert [row["state"] for row in rows] == ["no lungs", "not calibrated", "done", "done"]
     assert not read(tmp_path / "out" / "lesions" / "a.png").any()
     assert not (tmp_path / "out" / "lesions" / "b.png").exists()
+    assert rows[0]["warnings"] == []  # somebody said so
     assert "no soft tissue" in rows[1]["warnings"][0]
     assert "lesion_percent" not in rows[1]
 
