@@ -198,7 +198,6 @@ def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
 def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
     session.reporter.progress(0.0, "Starting")
     from LabelFreeCovidSegLib import segment_slices
-    from LabelFreeCovidSegLib.methods.base import for_pictures
 
     if arguments.lungs in ("classical", "lungmask"):
         raise LabelFreeCovidSegError(
@@ -207,7 +206,7 @@ def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
         )
     out: Path = (arguments.out or default_out(arguments.slices)).absolute()
     choices = segment_slices.Choices(
-        arguments.method or for_pictures(arguments.equalised),
+        arguments.method,
         None if arguments.lungs == "lungnet" else Path(arguments.lungs),
         arguments.orientation or "LP",
         arguments.pixel_mm,

@@ -45,7 +45,8 @@ class Choices:
     """How to segment pictures.
 
     Attributes:
-        method: a name of `methods.base.PICTURES`, or one of `REGISTRY` whose card has `picture_mm`.
+        method: a name of `methods.base.PICTURES`, or one of `REGISTRY` whose card has `picture_mm`; None for
+            OpacityNet's networks for this kind of pictures.
         lungs: a folder of mask pictures with the names of the pictures; None to find them.
         orientation: of all pictures, one of `pictures.ORIENTATIONS`.
         pixel_mm: of all pictures; None to guess it.
@@ -54,7 +55,7 @@ class Choices:
         device, precision: see `pipeline.segment`.
     """
 
-    method: str = base.for_pictures(equalised=False)
+    method: str | None = None
     lungs: Path | None = None
     orientation: str = "LP"
     pixel_mm: float | None = None
@@ -86,7 +87,7 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     if out == folder or out in folder.parents or folder in out.parents:
         raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
     files = pictures.find(folder)
-    model = picture_pipeline.load(choices.method, choices.equalised)
+    model = picture_pipeline.load(choices.method or base.for_pictures(choices.equalised), choices.equalised)
     compute = device.choose(choices.device, choices.precision)
     progress(0.01, "Reading the pictures")
     source, shape = {}, None

@@ -296,6 +296,17 @@ def test_equalised_pictures_are_only_for_weights_that_learned_from_them(folder, 
     np.testing.assert_allclose(method.shown[0].hu[0], -800 + grey * (900 / 255), atol=1e-3)
 
 
+@pytest.mark.parametrize(("equalised", "name"), [(False, "opacitynet2d"), (True, "opacitynet_clahe")])
+def test_if_nobody_chooses_what_segments_is_what_learned_from_such_pictures(
+    folder, tmp_path, monkeypatch, equalised, name
+):
+    chosen = []
+    monkeypatch.setattr(base, "load", lambda method: chosen.append(method) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        segment_slices.run(folder, tmp_path / "out", Choices(equalised=equalised), Session(Plain()))
+    assert chosen == [name]
+
+
 def test_pictures_that_look_equalised_are_a_warning(folder, tmp_path, register):
     register(Bright())
     for name in ("s2.png", "s10.png"):
