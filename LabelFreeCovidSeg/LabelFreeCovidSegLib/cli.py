@@ -98,6 +98,8 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
+    from LabelFreeCovidSegLib.methods.base import PICTURES
+
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "ct", metavar="CT", type=Path, nargs="?", help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU"
@@ -115,7 +117,7 @@ def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
         "masks of the same names (default: found in each picture)",
     )
     _add_slices_arguments(parser)
-    _add_choices(parser)
+    _add_choices(parser, f"; with --slices {' and '.join(PICTURES)}, too (default: whichever knows such pictures)")
 
 
 def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,8 +146,12 @@ def _pixel_mm(text: str) -> float:
     raise argparse.ArgumentTypeError(f"'{text}' is no size of a pixel of a chest CT. Give millimetres, 0.2 to 3.")
 
 
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    """How to segment."""
+def _add_choices(parser: argparse.ArgumentParser, in_pictures: str = "") -> None:
+    """How to segment.
+
+    Args:
+        in_pictures: what there is to say of methods where pictures are taken, too.
+    """
     from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
     from LabelFreeCovidSegLib.methods.base import DEFAULT, REGISTRY
 
@@ -153,8 +159,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "--method",
         type=_method,
         metavar="NAME[+NAME...]",
-        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: {DEFAULT}, or its "
-        "networks for pictures)",
+        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: {DEFAULT}){in_pictures}",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -379,7 +384,9 @@ def _evaluate(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 
 COMMANDS = {
-    "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
+    "segment": Command(
+        "Outline the lesions of one chest CT or of pictures of slices.", _add_segment_arguments, _segment
+    ),
     "batch": Command("Outline the lesions of every chest CT in a folder.", _add_batch_arguments, _batch),
     "sample": Command("Make the sample: a procedural chest CT with lesions.", _add_sample_arguments, _sample),
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),

@@ -55,10 +55,9 @@ def unfit(card: base.Card, weights: str, equalised: bool) -> str:
     """Why a method can't work on single pictures of this kind; empty if it can."""
     for member, its_weights in card.each(weights):
         if member.picture_mm is None:
-            able = ", ".join(name for name in base.REGISTRY | base.PICTURES if base.card(name).picture_mm is not None)
             return (
                 f"{member.title} looks at neighbouring slices, which single pictures do not have. "
-                f"Choose one of: {able}."
+                f"Choose one of: {', '.join(base.able_in_pictures())}."
             )
         if equalised and member.domain == base.HU:
             return (

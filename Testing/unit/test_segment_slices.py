@@ -318,7 +318,7 @@ def test_pictures_that_look_equalised_are_a_warning(folder, tmp_path, register):
 
 def test_a_method_that_needs_the_scan_says_so(folder, tmp_path, register):
     register(Bright(picture_mm=None))
-    with pytest.raises(LabelFreeCovidSegError, match=r"looks at neighbouring slices.*Choose one of: normnet"):
+    with pytest.raises(LabelFreeCovidSegError, match=r"looks at neighbouring slices.*Choose one of: opacitynet2d"):
         run(folder, tmp_path / "out")
 
 
@@ -511,6 +511,16 @@ def test_a_fault_leaves_nothing(folder, tmp_path, register, monkeypatch):
 
 
 # The command line
+
+
+def test_help_and_an_unknown_method_list_what_takes_pictures(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["segment", "--help"])
+    assert "with --slices opacitynet2d and opacitynet_clahe, too" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main(["segment", "--slices", str(folder), "--method", "magic"])
+    able = "opacitynet2d, opacitynet_clahe, normnet, cyclegan, gan3d, uda"
+    assert f"for pictures (--slices): {able}." in capsys.readouterr().err
 
 
 def test_the_command_tells_what_was_done_and_where_it_lies(folder, tmp_path, register, capsys):

@@ -163,6 +163,11 @@ def for_pictures(equalised: bool) -> str:
     return "opacitynet_clahe" if equalised else "opacitynet2d"
 
 
+def able_in_pictures() -> list[str]:
+    """The names of what can segment single pictures, what is for them alone first."""
+    return [name for name in PICTURES | REGISTRY if card(name).picture_mm is not None]
+
+
 def members(name: str) -> tuple[str, ...]:
     """The names that a method's name consists of: one, or several for their consensus.
 
@@ -172,7 +177,10 @@ def members(name: str) -> tuple[str, ...]:
     names = tuple(name.split(JOINT))
     for each in names:
         if each not in everything():
-            raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
+            raise LabelFreeCovidSegError(
+                f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}; for pictures (--slices): "
+                f"{', '.join(able_in_pictures())}."
+            )
         if names.count(each) > 1:
             raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
     return names
