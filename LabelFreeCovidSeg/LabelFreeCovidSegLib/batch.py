@@ -189,7 +189,7 @@ class _Finished:
         self._path = out / FINISHED
         self._made_with = made_with
         self._fingerprints: dict[str, str] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):  # then all is done again
+        with contextlib.suppress(OSError, ValueError, TypeError):  # then all is done again
             self._fingerprints = dict(json.loads(self._path.read_text(encoding="utf-8")))
 
     def fingerprint(self, job: _Job) -> str:

@@ -98,6 +98,8 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
+    from LabelFreeCovidSegLib.methods.base import PICTURES
+
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "ct", metavar="CT", type=Path, nargs="?", help="a DICOM folder, or a NIfTI, NRRD or MetaImage file in HU"
@@ -115,7 +117,7 @@ def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
         "masks of the same names (default: found in each picture)",
     )
     _add_slices_arguments(parser)
-    _add_choices(parser)
+    _add_choices(parser, f"; with --slices {' and '.join(PICTURES)}, too (default: whichever knows such pictures)")
 
 
 def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +128,9 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("LP", "LA", "RP", "RA", "PL", "PR", "AL", "AR"),
         help="where rows, then columns, run to: Left, Right, Anterior, Posterior (default: LP, as radiologists see it)",
     )
-    group.add_argument("--pixel-mm", type=_positive, help="size of a pixel (default: guessed from the lungs' width)")
+    group.add_argument(
+        "--pixel-mm", type=_pixel_mm, help="size of a pixel, 0.2 to 3 (default: guessed from the lungs' width)"
+    )
     group.add_argument("--equalised", action="store_true", help="the pictures were equalised place by place (CLAHE)")
     group.add_argument(
         "--stack",
@@ -135,15 +139,19 @@ def _add_slices_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> float:
+def _pixel_mm(text: str) -> float:
     with suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
+        if 0.2 <= (value := float(text)) <= 3.0:
             return value
-    raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0.")
+    raise argparse.ArgumentTypeError(f"'{text}' is no size of a pixel of a chest CT. Give millimetres, 0.2 to 3.")
 
 
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    """How to segment."""
+def _add_choices(parser: argparse.ArgumentParser, in_pictures: str = "") -> None:
+    """How to segment.
+
+    Args:
+        in_pictures: what there is to say of methods where pictures are taken, too.
+    """
     from LabelFreeCovidSegLib.device import DEVICES, PRECISIONS
     from LabelFreeCovidSegLib.methods.base import DEFAULT, REGISTRY
 
@@ -151,8 +159,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "--method",
         type=_method,
         metavar="NAME[+NAME...]",
-        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: {DEFAULT}, or its "
-        "networks for pictures)",
+        help=f"{', '.join(REGISTRY)}, or several joined by +, which vote (default: {DEFAULT}){in_pictures}",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -196,7 +203,6 @@ def _segment(arguments: argparse.Namespace, session: Session) -> Outcome:
 def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
     session.reporter.progress(0.0, "Starting")
     from LabelFreeCovidSegLib import segment_slices
-    from LabelFreeCovidSegLib.methods.base import for_pictures
 
     if arguments.lungs in ("classical", "lungmask"):
         raise LabelFreeCovidSegError(
@@ -205,7 +211,7 @@ def _segment_slices(arguments: argparse.Namespace, session: Session) -> Outcome:
         )
     out: Path = (arguments.out or default_out(arguments.slices)).absolute()
     choices = segment_slices.Choices(
-        arguments.method or for_pictures(arguments.equalised),
+        arguments.method,
         None if arguments.lungs == "lungnet" else Path(arguments.lungs),
         arguments.orientation or "LP",
         arguments.pixel_mm,
@@ -378,7 +384,9 @@ def _evaluate(arguments: argparse.Namespace, session: Session) -> Outcome:
 
 
 COMMANDS = {
-    "segment": Command("Outline the lesions of one chest CT.", _add_segment_arguments, _segment),
+    "segment": Command(
+        "Outline the lesions of one chest CT or of pictures of slices.", _add_segment_arguments, _segment
+    ),
     "batch": Command("Outline the lesions of every chest CT in a folder.", _add_batch_arguments, _batch),
     "sample": Command("Make the sample: a procedural chest CT with lesions.", _add_sample_arguments, _sample),
     "methods": Command("List the methods: what they are, and what to cite.", lambda parser: None, _methods),

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ IMAGES = (".nii.gz", ".nrrd")
 NEEDED_BYTES = 200_000_000
 """Free space that is asked for before computing: several times the largest results."""
 
+_KINDS = {"scan": dict, "files": dict, "regions": list, "warnings": list, "seconds": dict}
+"""What is read of `MEASUREMENTS` later on."""
 _EARLIER = "earlier"
 _COMPRESSION_LEVEL = 1  # files grow by a quarter, writing takes a third of the time
 
@@ -78,7 +80,7 @@ def check_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise OutputError(f"{there} is a file, so no results can be written into it. Name a folder.")
-    with _explained(there):
+    with explained(there):
         tempfile.TemporaryDirectory(dir=there).cleanup()
         free = shutil.disk_usage(there).free
     if free < NEEDED_BYTES:
@@ -97,21 +99,21 @@ def check_replaceable(folder: Path, scan: Scan | None) -> None:
     Raises:
         OutputError: `folder` holds another scan's result, or a file of the same name that is someone else's work.
     """
-    present = [name for name in NAMES if (folder / name).exists()]
+    present = _there(folder, NAMES)
     if not present:
         return
     there = earlier(folder)
     if there and scan and there["scan"] != _scan(scan):
         raise OutputError(
-            f"{folder} holds the results of another scan, '{there['scan']['name']}'. Name another folder."
+            f"{folder} holds the results of another scan, '{there['scan'].get('name')}'. Name another folder."
         )
     ours = there.get("files", {})
     for name in present:
-        known = bool(there) if name == MEASUREMENTS else ours.get(name) == sha256(folder / name)
+        path = folder / name
+        known = bool(there) if name == MEASUREMENTS else path.is_file() and ours.get(name) == file_sha256(path)
         if not known:
             raise OutputError(
-                f"{folder / name} was not written by this program, or was changed since. "
-                "Move it away, or name another folder."
+                f"{path} was not written by this program, or was changed since. Move it away, or name another folder."
             )
 
 
@@ -130,7 +132,7 @@ def stage(result: Result, folder: Path, progress: Progress = silent) -> Path:
     """
     staged = staging(folder)
     try:
-        with _explained(folder):
+        with explained(folder):
             staged.mkdir(parents=True)
             _write_all(result, staged, progress)
     except BaseException:
@@ -150,17 +152,32 @@ def publish(staged: Path, folder: Path, scan: Scan | None) -> dict[str, Path]:
     """
     try:
         check_replaceable(folder, scan)
-        made = _there(staged)
-        with _explained(folder):
-            if folder.is_dir():
-                _exchange(staged, folder)
-                shutil.rmtree(staged)
-            else:
-                os.replace(staged, folder)
-            _sync_folder(folder)
+        return put(staged, folder, NAMES)
     except BaseException:
         discard(staged)
         raise
+
+
+def put(staged: Path, folder: Path, names: Collection[str]) -> dict[str, Path]:
+    """Move what lies in `staging(folder)` to its place, and what has one of its names there out of the way.
+
+    Args:
+        names: what files and folders a result may consist of; every result has the first.
+
+    Returns:
+        Name -> path of what was moved.
+
+    Raises:
+        OutputError: an earlier result can't be replaced; it is as it was.
+    """
+    made = _there(staged, names)
+    with explained(folder):
+        if folder.is_dir():
+            _exchange(staged, folder, names)
+            shutil.rmtree(staged, ignore_errors=True)  # what is published stays so
+        else:
+            os.replace(staged, folder)
+        _sync_folder(folder)
     return {name: folder / name for name in made}
 
 
@@ -174,30 +191,37 @@ def discard(staged: Path) -> None:
 
 def earlier(folder: Path) -> dict[str, Any]:
     """The numbers of the result that lies in `folder`; empty if there is none of this program's."""
+    return numbers(folder / MEASUREMENTS, SCHEMA, _KINDS)
+
+
+def numbers(path: Path, schema: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """What this program wrote into a JSON file; empty if it did not, by `schema` and the `kinds` of some values."""
     try:
-        numbers = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        numbers = None
-    if isinstance(numbers, dict) and numbers.get("schema") == SCHEMA:
-        return numbers
-    return {}
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(there, dict) and there.get("schema") == schema
+    return there if ours and all(isinstance(there.get(key), kind) for key, kind in kinds.items()) else {}
 
 
-def recover(folder: Path) -> None:
+def recover(folder: Path, names: Collection[str] = tuple(NAMES)) -> None:
     """Undo or complete what a process that was killed had begun to write into `folder`.
 
-    No other process may be writing there.
+    No other process may be writing there: it would lose what it has staged.
+
+    Args:
+        names: as for `put`.
     """
     folder = folder.absolute()
     leftovers = f".{glob.escape(folder.name)}.unfinished-*"
     for staged in [*folder.glob(leftovers), *folder.parent.glob(leftovers)]:
         exchanged = staged / _EARLIER
         if exchanged.is_dir():
-            waiting = _there(staged)
+            waiting = _there(staged, names)
             if waiting:  # cut off while files were exchanged
                 # The first of all files comes in when the last of the earlier ones is out.
-                came_in = next(iter(FILES)) not in waiting
-                moved = [name for name in _there(folder) if came_in and name not in waiting]
+                came_in = next(iter(names)) not in waiting
+                moved = [name for name in _there(folder, names) if came_in and name not in waiting]
                 moves = [(folder / name, staged / name) for name in moved]
                 moves += [(path, folder / path.name) for path in exchanged.iterdir()]
                 for source, target in moves:
@@ -206,17 +230,16 @@ def recover(folder: Path) -> None:
         shutil.rmtree(staged)
 
 
-def _there(folder: Path) -> list[str]:
-    """Which files of a result lie in `folder`, those first that every result has."""
-    return [name for name in NAMES if (folder / name).exists()]
+def _there(folder: Path, names: Collection[str]) -> list[str]:
+    return [name for name in names if (folder / name).exists()]
 
 
-def _exchange(staged: Path, folder: Path) -> None:
+def _exchange(staged: Path, folder: Path, names: Collection[str]) -> None:
     """Rename the staged files into `folder`, the earlier ones out of it; if one fails, all go back."""
     replaced = staged / _EARLIER
     replaced.mkdir()
-    moves = [(folder / name, replaced / name) for name in _there(folder)]
-    moves += [(staged / name, folder / name) for name in _there(staged)]
+    moves = [(folder / name, replaced / name) for name in _there(folder, names)]
+    moves += [(staged / name, folder / name) for name in _there(staged, names)]
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
@@ -244,12 +267,10 @@ def _write_all(result: Result, folder: Path, progress: Progress) -> None:
         _write_nifti(scan.native_image(_rounded(result.agreement)), folder / "agreement.nii.gz")
     progress(0.7, "Writing the report")
     (folder / "report.html").write_text(report.render(result), encoding="utf-8")
-    hashes = {name: sha256(folder / name) for name in _there(folder)}
+    hashes = {name: file_sha256(folder / name) for name in _there(folder, NAMES)}
     numbers = json.dumps(_measurements(result, hashes), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MEASUREMENTS).write_text(numbers + "\n", encoding="utf-8")
-    for name in _there(folder):
-        with (folder / name).open("rb+") as file:
-            os.fsync(file.fileno())
+    sync(folder)
     progress(1.0, "Written")
 
 
@@ -274,7 +295,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """
     check_new_image(path)
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
-    with _explained(path.parent):
+    with explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             (_write_nifti if path.name.endswith(".nii.gz") else _write_image)(image, unfinished)
@@ -372,10 +393,18 @@ def _scan(scan: Scan) -> dict[str, Any]:
     return {"name": scan.name, "grid_lps_mm": grid, "content_crc32": content}
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+def file_sha256(path: Path) -> str:
+    """Of its content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(folder: Path) -> None:
+    """Make all files below `folder` survive a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -389,7 +418,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
+    """Turns what the system says while results are written for `folder` into an `OutputError`."""
     try:
         yield
     except OSError as error:

@@ -53,22 +53,23 @@ class Outlined:
 
 def unfit(card: base.Card, weights: str, equalised: bool) -> str:
     """Why a method can't work on single pictures of this kind; empty if it can."""
-    if card.picture_mm is None:
-        able = ", ".join(name for name in base.REGISTRY | base.PICTURES if base.card(name).picture_mm is not None)
-        members = map(base.card, base.members(card.name))
-        unable = next((member for member in members if member.picture_mm is None), card)
-        return f"{unable.title} looks at neighbouring slices, which single pictures do not have. Choose one of: {able}."
-    if equalised and card.domain == base.HU:
-        return (
-            f"The weights {weights} were trained on Hounsfield units. Locally equalised pictures have none and "
-            "can't be given any; weights that were trained on such pictures are needed. Or give the pictures as they "
-            "were before, or the CT."
-        )
-    if not equalised and card.domain == base.CLAHE256:
-        return (
-            f"The weights {weights} were trained on locally equalised pictures. Say so if yours are (--equalised, or "
-            "`equalised = true` in the description of a data set), or choose another method."
-        )
+    for member, its_weights in card.each(weights):
+        if member.picture_mm is None:
+            return (
+                f"{member.title} looks at neighbouring slices, which single pictures do not have. "
+                f"Choose one of: {', '.join(base.able_in_pictures())}."
+            )
+        if equalised and member.domain == base.HU:
+            return (
+                f"The weights {its_weights} were trained on Hounsfield units. Locally equalised pictures have none and "
+                "can't be given any; weights that were trained on such pictures are needed. Or give the pictures as "
+                "they were before, or the CT."
+            )
+        if not equalised and member.domain == base.CLAHE256:
+            return (
+                f"The weights {its_weights} were trained on locally equalised pictures. Say so if yours are "
+                "(--equalised, or `equalised = true` in the description of a data set), or choose another method."
+            )
     return ""
 
 
@@ -143,15 +144,16 @@ def outline(
 
 def _look(upright: Scan, lungs: np.ndarray | None, pixel_mm: float | None, equalised: bool) -> Outlined:
     """All that precedes a method; `found` is still missing where the state is `DONE`."""
-    source = "found in the picture" if lungs is None else "given"
+    given = lungs is not None
     found, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs.astype(np.float32), ())
     certainty, lungs = found[None], found > 0
-    guessed: dict[str, Any] = {"lungs": source}
+    guessed: dict[str, Any] = {"lungs": "given" if given else "found in the picture"}
     shown = replace(upright, hu=anchors.of_equalised(upright.hu))
     if not lungs.any():
-        why = "No lungs are seen; give masks with --lungs if there are any, as in a picture of lungs cut out on black."
-        nothing = np.zeros(upright.hu.shape, np.uint8)
-        return Outlined(WITHOUT_LUNGS, shown, nothing, certainty, None, guessed, (*doubts, why))
+        if not given:
+            why = "No lungs are seen; give masks with --lungs if there are any, as where lungs were cut out on black."
+            doubts = (*doubts, why)
+        return Outlined(WITHOUT_LUNGS, shown, np.zeros(upright.hu.shape, np.uint8), certainty, None, guessed, doubts)
     unsized = Outlined(DONE, shown, _sides(lungs), certainty, None, guessed, doubts)
     seen = _sized(unsized, pixel_mm or anchors.pixel_mm(lungs))
     if equalised:

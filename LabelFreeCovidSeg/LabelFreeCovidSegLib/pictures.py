@@ -13,8 +13,8 @@ from LabelFreeCovidSegLib.errors import ScanError
 from LabelFreeCovidSegLib.scan import Scan
 
 FORMATS = {".png": "PNGImageIO", ".jpg": "JPEGImageIO", ".jpeg": "JPEGImageIO"}
-_ENDS = {"PNGImageIO": b"IEND", "JPEGImageIO": b"\xff\xd9"}
-"""What the last kilobyte of a complete file holds; ITK fills a JPEG that was cut short with grey and says nothing."""
+_ENDS = {"PNGImageIO": b"IEND\xaeB`\x82", "JPEGImageIO": b"\xff\xd9"}
+"""What a complete file holds; other things may follow."""
 LEAST_SIDE = 64
 LEAST_GREYS = 24
 """A mask, even one that JPEG has blurred at its edges, has fewer."""
@@ -126,13 +126,25 @@ def _pixels(path: Path) -> np.ndarray:
     """(rows, columns) or (rows, columns, channels)."""
     image_io = FORMATS[path.suffix.lower()]
     try:
-        if _ENDS[image_io] not in path.read_bytes()[-1024:]:
+        content = path.read_bytes()
+        if _ENDS[image_io] not in (_scan(content) if image_io == "JPEGImageIO" else content):
             raise _damaged(path.name)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=image_io))
     except OSError as error:
         raise ScanError(f"{path.name}: can't be opened ({error.strerror}). Ask for the right to read it.") from error
     except RuntimeError as error:
         raise _damaged(path.name) from error
+
+
+def _scan(jpeg: bytes) -> bytes:
+    """What follows the header of a JPEG, in which a thumbnail may have an end of its own (ITU-T T.81, B.1.1).
+
+    ITK fills a picture that was cut short with grey and says nothing.
+    """
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at + 1] != 0xDA:  # a segment, or a byte that fills
+        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg[at:]
 
 
 def _without_colour(pixels: np.ndarray, name: str) -> np.ndarray:

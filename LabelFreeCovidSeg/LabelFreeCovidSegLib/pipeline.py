@@ -111,12 +111,13 @@ def segment(
 
 def unfit(card: Card, weights: str) -> str:
     """Why a method can't work on a CT; empty if it can."""
-    if card.domain in (base.HU, base.ANY):
-        return ""
-    return (
-        f"The weights {weights} were trained on locally equalised pictures, not on Hounsfield units. Take them for "
-        "such pictures (`segment --slices FOLDER --equalised`), or choose another method."
-    )
+    for member, its_weights in card.each(weights):
+        if member.domain == base.CLAHE256:
+            return (
+                f"The weights {its_weights} were trained on locally equalised pictures, not on Hounsfield units. Take "
+                "them for such pictures (`segment --slices FOLDER --equalised`), or choose another method."
+            )
+    return ""
 
 
 def predict(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +13,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report, store
+from LabelFreeCovidSegLib import anchors, device, output, picture_pipeline, pictures, pipeline, report
 from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.picture_pipeline import NOT_CALIBRATED, Outlined
 from LabelFreeCovidSegLib.pictures import Picture
-from LabelFreeCovidSegLib.progress import part
+from LabelFreeCovidSegLib.progress import Progress, part
 from LabelFreeCovidSegLib.scan import Scan
 from LabelFreeCovidSegLib.session import Session
 
@@ -33,7 +31,9 @@ CONTENTS = {
     NUMBERS: "the same with method, weights and versions, for programs",
 }
 """What a result consists of: file or folder -> what it holds."""
-SCHEMA = "labelfreecovidseg.slices/1"
+SCHEMA = "labelfreecovidseg.slices/2"
+_LEFT_BY_VIEWING = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What macOS and Windows leave in a folder that somebody looks at: nobody's work."""
 COLUMNS = (
     "picture", "state", "lesion_percent", "lung_pixels", "lesion_pixels", "lungs", "pixel_mm", "dark_anchor",
     "dark_grey", "tissue_grey", "window_low_hu", "window_high_hu", "tissue_spread", "warnings",
@@ -45,7 +45,8 @@ class Choices:
     """How to segment pictures.
 
     Attributes:
-        method: a name of `methods.base.PICTURES`, or one of `REGISTRY` whose card has `picture_mm`.
+        method: a name of `methods.base.PICTURES`, or one of `REGISTRY` whose card has `picture_mm`; None for
+            OpacityNet's networks for this kind of pictures.
         lungs: a folder of mask pictures with the names of the pictures; None to find them.
         orientation: of all pictures, one of `pictures.ORIENTATIONS`.
         pixel_mm: of all pictures; None to guess it.
@@ -54,7 +55,7 @@ class Choices:
         device, precision: see `pipeline.segment`.
     """
 
-    method: str = base.for_pictures(equalised=False)
+    method: str | None = None
     lungs: Path | None = None
     orientation: str = "LP"
     pixel_mm: float | None = None
@@ -68,7 +69,8 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
     """Segment the pictures of a folder and put the results into `out`, all or none.
 
     Args:
-        out: a folder that is not there, is empty, or holds an unchanged earlier result of the same folder.
+        out: a folder without files of a result's names, or with an unchanged earlier result of at least one of the
+            same pictures. No other process may be writing there.
 
     Returns:
         The rows of the table, and what a reader should know of all of them.
@@ -78,16 +80,20 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
         OutputError, WeightsError, CancelledError, LabelFreeCovidSegError: nothing is left.
     """
     progress = session.reporter.progress
-    folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
+    folder, out = folder.resolve(), out.resolve()
     output.check_folder(out)
-    _check_replaceable(out, folder)
-    model = picture_pipeline.load(choices.method, choices.equalised)
+    with output.explained(out):
+        output.recover(out, CONTENTS)
+    if out == folder or out in folder.parents or folder in out.parents:
+        raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
+    files = pictures.find(folder)
+    model = picture_pipeline.load(choices.method or base.for_pictures(choices.equalised), choices.equalised)
     compute = device.choose(choices.device, choices.precision)
     progress(0.01, "Reading the pictures")
-    files = pictures.find(folder)
-    shape = None
+    source, shape = {}, None
     for file in files:
         picture = pictures.read(file)
+        source[file.name] = output.file_sha256(file)
         _given_lungs(picture, choices.lungs)
         shape = shape or picture.grey.shape
         if choices.stack and picture.grey.shape != shape:
@@ -95,42 +101,57 @@ def run(folder: Path, out: Path, choices: Choices, session: Session) -> tuple[li
                 f"{picture.name}: of another size than {files[0].name}, so they are no slices of one scan. Leave "
                 "--stack out, or take it away."
             )
-    started = time.perf_counter()
-    staged = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
+    _check_replaceable(out, source)
+    staged = output.staging(out)
     session.when_cancelled(lambda: output.discard(staged))
     try:
-        rows = []
-        together = [files] if choices.stack else [[file] for file in files]
-        for number, of_one in enumerate(together):
-            its_part = part(progress, 0.05 + 0.9 * number / len(together), 0.05 + 0.9 * (number + 1) / len(together))
-            shown = [pictures.read(file) for file in of_one]
-            uprights = [picture.upright(choices.orientation) for picture in shown]
-            outlined, compute = picture_pipeline.outline(
-                uprights, model, compute, _upright_lungs(shown, choices), choices.pixel_mm, choices.equalised, its_part
-            )
-            for picture, upright, its in zip(shown, uprights, outlined, strict=True):
-                _write_pictures(picture, its, upright, staged)
-                rows.append(_row(picture, its))
-        warnings = _of_all(rows, model.card)
-        made_with = {
-            "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
-            "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
-            "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
-            "pixel_mm_given": choices.pixel_mm, "warnings": list(warnings),
-        }  # fmt: skip
-        _write_tables(rows, made_with, folder, staged)
+        with output.explained(out):
+            rows, made_with = _stage(files, staged, model, compute, choices, progress)
+            _write_tables(rows, {"source": folder.name, "source_sha256": source, **made_with}, staged)
+            output.sync(staged)
         with session.last_step():
-            _publish(staged, out, folder)
-    except OSError as error:
-        output.discard(staged)
-        raise OutputError(
-            f"{out}: results can't be written there ({error.strerror or error}). Free some space, close programs that "
-            "hold these files, or name another folder."
-        ) from error
+            _check_replaceable(out, source)
+            output.put(staged, out, CONTENTS)
     except BaseException:
         output.discard(staged)
         raise
-    return rows, warnings
+    return rows, tuple(made_with["warnings"])
+
+
+def _stage(
+    files: Sequence[Path],
+    staged: Path,
+    model: base.Method,
+    compute: device.Compute,
+    choices: Choices,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Segment pictures and write what are pictures of a result into `staged`.
+
+    Returns:
+        The rows of the table, and how they came about.
+    """
+    started = time.perf_counter()
+    for kind in (MASKS, LUNGS, OVERLAYS):
+        (staged / kind).mkdir(parents=True)
+    rows = []
+    together = [files] if choices.stack else [[file] for file in files]
+    for number, of_one in enumerate(together):
+        its_part = part(progress, 0.05 + 0.9 * number / len(together), 0.05 + 0.9 * (number + 1) / len(together))
+        shown = [pictures.read(file) for file in of_one]
+        uprights = [picture.upright(choices.orientation) for picture in shown]
+        outlined, compute = picture_pipeline.outline(
+            uprights, model, compute, _upright_lungs(shown, choices), choices.pixel_mm, choices.equalised, its_part
+        )
+        for picture, upright, its in zip(shown, uprights, outlined, strict=True):
+            _write_pictures(picture, its, upright, staged)
+            rows.append(_row(picture, its))
+    return rows, {
+        "method": asdict(model.card), "weights": model.weights, "compute": asdict(compute),
+        "versions": pipeline.versions(), "seconds": round(time.perf_counter() - started, 2),
+        "orientation": choices.orientation, "equalised": choices.equalised, "stack": choices.stack,
+        "pixel_mm_given": choices.pixel_mm, "warnings": _of_all(rows, model.card),
+    }  # fmt: skip
 
 
 def _row(picture: Picture, outlined: Outlined) -> dict[str, Any]:
@@ -157,17 +178,16 @@ def _given_lungs(picture: Picture, folder: Path | None) -> np.ndarray | None:
         return None
     if not folder.is_dir():
         raise LungError(f"{folder}: no folder. Name the one that holds a mask of the same name for each picture.")
-    for suffix in pictures.FORMATS:
-        path = folder / f"{picture.stem}{suffix}"
-        if path.is_file():
-            return pictures.read_mask(path, picture.grey.shape)
+    masks = [path for path in folder.iterdir() if path.stem == picture.stem and path.suffix.lower() in pictures.FORMATS]
+    if masks:
+        return pictures.read_mask(max(masks), picture.grey.shape)  # of two, PNG, which blurs nothing
     raise LungError(
         f"{folder}: there is no mask {picture.stem}.png for {picture.name}. Give one for each picture, a black one "
         "where there is no lung, or leave --lungs out to have the lungs found."
     )
 
 
-def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ...]:
+def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> list[str]:
     """What holds for the pictures together."""
     spreads = [row["tissue_spread"] for row in rows if "tissue_spread" in row]
     found = [note] if (note := picture_pipeline.repeats(card)) else []
@@ -176,7 +196,7 @@ def _of_all(rows: Sequence[Mapping[str, Any]], card: base.Card) -> tuple[str, ..
             "Soft tissue is so uneven in these pictures that they may have been equalised place by place (CLAHE). If "
             "so, their Hounsfield units and the lesions are wrong: say --equalised, or give the pictures as they were."
         )
-    return tuple(found)
+    return found
 
 
 def _write_pictures(picture: Picture, outlined: Outlined, upright: Scan, folder: Path) -> None:
@@ -187,7 +207,6 @@ def _write_pictures(picture: Picture, outlined: Outlined, upright: Scan, folder:
         lesion = np.zeros_like(lungs) if outlined.found is None else _as_in_file(outlined.found.lesion, upright)
         written |= {MASKS: _black_and_white(lesion), OVERLAYS: report.outlines(picture.grey, lungs, lesion)}
     for kind, pixels in written.items():
-        (folder / kind).mkdir(parents=True, exist_ok=True)
         image = sitk.GetImageFromArray(pixels, isVector=pixels.ndim == 3)
         try:
             sitk.WriteImage(image, str(folder / kind / name), useCompression=True)
@@ -204,62 +223,35 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 255, 0).astype(np.uint8)
 
 
-def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], source: Path, folder: Path) -> None:
+def _write_tables(rows: Sequence[dict[str, Any]], run: dict[str, Any], folder: Path) -> None:
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"warnings": " ".join(row["warnings"])} for row in rows)
-    content = {
-        "schema": SCHEMA,
-        "source": source.name,
-        "source_sha256": _sha256(source),
-        **run,
-        "pictures": list(rows),
-        "files": _hashes(folder),
-    }
+    content = {"schema": SCHEMA, **run, "pictures": list(rows), "files": _hashes(folder)}
     (folder / NUMBERS).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of all files of a result but the last to be written."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NUMBERS)
-    return {path.relative_to(folder).as_posix(): output.sha256(path) for path in files}
+    paths = [path for name in CONTENTS if name != NUMBERS for path in (folder / name, *(folder / name).rglob("*"))]
+    files = sorted(path for path in paths if path.is_file() and path.name not in _LEFT_BY_VIEWING)
+    return {path.relative_to(folder).as_posix(): output.file_sha256(path) for path in files}
 
 
-def _sha256(source: Path) -> str:
-    """Of the folder's whole path: folders of two patients may well have the same name."""
-    return store.sha256(str(source.absolute()).encode())
+def _check_replaceable(out: Path, source: Mapping[str, str]) -> None:
+    """Make sure that nothing but an unchanged earlier result of the same pictures would be replaced.
 
-
-def _check_replaceable(out: Path, source: Path) -> None:
-    """Make sure that nothing but an unchanged earlier result of the same pictures would be replaced."""
-    if out == source or out in source.parents or source in out.parents:
-        raise OutputError(f"{out}: results would lie among the pictures. Name another folder for them.")
-    if not out.is_dir() or not any(out.iterdir()):
+    Args:
+        source: name of each picture -> its SHA-256. Some may have come or gone since, but not all: folders and pictures
+            of two patients may well have the same names.
+    """
+    if not any((out / name).exists() for name in CONTENTS):
         return
-    try:
-        there = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict) or there.get("schema") != SCHEMA:
+    there = output.numbers(out / NUMBERS, SCHEMA, {"source": str, "source_sha256": dict, "files": dict})
+    if not there:
         raise OutputError(f"{out} holds files that are not an earlier result of this program. Name another folder.")
-    if there["source_sha256"] != _sha256(source):
+    if not there["source_sha256"].items() & source.items():
         raise OutputError(f"{out} holds the results of other pictures, '{there['source']}'. Name another folder.")
     if there["files"] != _hashes(out):
         raise OutputError(f"{out}: files in it were changed or added since. Move it away, or name another folder.")
-
-
-def _publish(staged: Path, out: Path, source: Path) -> None:
-    """Put what was staged into the place of an earlier result, or of nothing."""
-    _check_replaceable(out, source)
-    if not out.exists():
-        os.replace(staged, out)
-        return
-    earlier = staged.with_name(f"{staged.name}.earlier")
-    os.replace(out, earlier)
-    try:
-        os.replace(staged, out)
-    except BaseException:
-        os.replace(earlier, out)
-        raise
-    shutil.rmtree(earlier)

@@ -1,6 +1,7 @@
 """Many scans: what is done, what is left alone, what a failure costs, and that a run goes on after being killed."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -185,6 +186,27 @@ def test_a_damaged_file_and_a_link_that_leads_nowhere_are_failed_scans(stand_in,
     assert "cut.nii.gz: no complete NIfTI file" in rows["cut.nii.gz"].error
     assert "link.nrrd: can't be opened" in rows["link.nrrd"].error
     assert rows["a.nii.gz"].state == rows["deep/b.nrrd"].state == "done"
+
+
+def test_a_stray_file_in_the_place_of_results_costs_no_other_scan(stand_in, scans):
+    out = scans.parent / "out"
+    (out / "a.nii.gz" / output.MEASUREMENTS).mkdir(parents=True)
+    (out / "deep").write_text("mine")
+    write_ct(scans / "c.nii.gz")
+    (out / batch.FINISHED).write_text("[1]")
+    rows = run(scans)
+    assert "was not written by this program" in rows["a.nii.gz"].error
+    assert "is a file, so no results can be written into it" in rows["deep/b.nrrd"].error
+    assert rows["c.nii.gz"].state == "done"
+
+
+def test_a_result_that_lacks_its_numbers_is_not_finished(stand_in, scans):
+    run(scans)
+    path = scans.parent / "out" / "a.nii.gz" / output.MEASUREMENTS
+    numbers = json.loads(path.read_text())
+    del numbers["seconds"]
+    path.write_text(json.dumps(numbers))
+    assert "was not written by this program" in run(scans)["a.nii.gz"].error
 
 
 def test_what_failed_is_tried_again_and_alone(stand_in, scans):

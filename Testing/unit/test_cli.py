@@ -205,9 +205,10 @@ LEAVE_ONE_OUT = "train leave-one-out normnet cache -o folds --fold anna"
         (FIT, "--workers", "-1", "is not a whole number from 0 on"),
         (FIT, "--seed", "-1", "is not a whole number from 0 on"),
         (LEAVE_ONE_OUT, "--seeds", "-1", "is not a whole number from 0 on"),
-        ("segment --slices .", "--pixel-mm", "abc", "is not a number above 0"),
-        ("segment --slices .", "--pixel-mm", "0", "is not a number above 0"),
-        ("segment --slices .", "--pixel-mm", "nan", "is not a number above 0"),
+        ("segment --slices .", "--pixel-mm", "0,7", "is no size of a pixel of a chest CT. Give millimetres"),
+        ("segment --slices .", "--pixel-mm", "0.19", "is no size of a pixel"),
+        ("segment --slices .", "--pixel-mm", "3.1", "is no size of a pixel"),
+        ("segment --slices .", "--pixel-mm", "nan", "is no size of a pixel"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_wrong_usage(capsys, command, option, number, fault):

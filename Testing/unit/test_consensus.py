@@ -5,6 +5,7 @@ import itertools
 import sys
 import tracemalloc
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,17 @@ def test_all_that_lack_weights_are_named_before_any_work_is_done(toys, register,
 def test_a_name_that_makes_no_sense_is_explained(toys, segment, method, fault):
     with pytest.raises(LabelFreeCovidSegError, match=fault):
         segment(method)
+
+
+def test_one_that_learned_from_equalised_pictures_keeps_all_from_a_ct_and_is_named(toys, segment):
+    toys["b"].card = replace(toys["b"].card, domain=base.CLAHE256)
+    with pytest.raises(LabelFreeCovidSegError, match="weights of B were trained on locally equalised pictures"):
+        segment("a+b")
+
+
+def test_one_that_learned_nothing_keeps_none_from_a_ct(toys, segment):
+    toys["b"].card = replace(toys["b"].card, domain=base.ANY)
+    assert segment("a+b").measurements.regions
 
 
 def test_progress_tells_who_works_and_never_goes_back(toys, segment):

@@ -130,7 +130,7 @@ def test_help_and_wrong_usage_name_it(ct, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         segment(ct, tmp_path / "out", "dens")
     assert exit_.value.code == 2
-    assert f"There is no method 'dens'. Choose one of: {', '.join(base.REGISTRY)}." in capsys.readouterr().err
+    assert f"There is no method 'dens'. Choose one of: {', '.join(base.REGISTRY)}; for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", base.everything())

@@ -1,5 +1,7 @@
 """Rules of the house that no other test would notice broken."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,3 +31,32 @@ def test_no_tracked_file_is_too_large_for_the_catalogue():
     sizes = [path.stat().st_size for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
     assert sum(sizes) < 40e6
     assert max(sizes, default=0) < 12e6
+
+
+def said():
+    """What the program may say, with … for what it fills in."""
+    for path in (ROOT / "LabelFreeCovidSeg").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+                yield re.sub(r"\{\w+\}", "…", node.value)  # for `str.format`
+
+
+def pattern(message):
+    """Any word but a plain one may have been filled in."""
+    words = [
+        re.escape(word) if word.isalpha() and word.islower() else rf"(?:{re.escape(word)}|\S*…\S*)"
+        for word in message.split()
+    ]
+    return " ".join(words)
+
+
+def test_every_message_in_troubleshooting_is_one_of_the_programs():
+    headings = re.findall(r"^\*\*.+", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [message for heading in headings for message in re.findall('"([^"]+)"', heading)]
+    assert len(quoted) > 20
+    everything = "\n".join(said())
+    assert [message for message in quoted if not re.search(pattern(message), everything)] == []

@@ -275,6 +275,28 @@ def test_a_file_that_happens_to_have_the_same_name_is_not_replaced(result, tmp_p
     assert contents(tmp_path) == {name: b"somebody's work"}
 
 
+@pytest.mark.parametrize("name", ["measurements.json", "lesions.nii.gz"])
+def test_a_folder_of_the_same_name_is_not_replaced(result, tmp_path, name):
+    output.write(result, tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputError, match="was not written by this program, or was changed since"):
+        output.write(result, tmp_path)
+    assert (tmp_path / name).is_dir()
+
+
+@pytest.mark.parametrize("missing", ["scan", "files", "regions", "warnings", "seconds"])
+def test_numbers_that_lack_what_is_read_of_them_are_not_this_programs(result, tmp_path, missing):
+    path = output.write(result, tmp_path)["measurements.json"]
+    numbers = json.loads(path.read_text())
+    assert output.earlier(tmp_path) == numbers
+    del numbers[missing]
+    path.write_text(json.dumps(numbers))
+    assert output.earlier(tmp_path) == {}
+    with pytest.raises(OutputError, match="was not written by this program, or was changed since"):
+        output.write(result, tmp_path)
+
+
 def test_an_outline_that_was_corrected_in_place_is_not_replaced(result, tmp_path):
     files = output.write(result, tmp_path / "out")
     with gzip.open(files["lesions.nii.gz"], "ab") as file:

@@ -85,6 +85,25 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, name, share):
         pictures.read(path)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_what_lies_behind_the_end_of_a_picture_makes_no_difference(tmp_path, name):
+    path = write(tmp_path / name, GREY)
+    before = pictures.read(path).grey
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    np.testing.assert_array_equal(pictures.read(path).grey, before)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_picture(tmp_path):
+    path = write(tmp_path / "a.jpg", GREY)
+    content = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
+    path.write_bytes(content[:2] + thumbnail + b"\xff\xff" + content[2:])  # which fill
+    pictures.read(path)
+    path.write_bytes(content[:2] + thumbnail + content[2 : len(content) // 2])
+    with pytest.raises(ScanError, match=r"^a\.jpg: no complete JPEG file"):
+        pictures.read(path)
+
+
 IN_FILE = {
     "LP": lambda a: a, "LA": lambda a: a[::-1], "RP": lambda a: a[:, ::-1], "RA": lambda a: a[::-1, ::-1],
     "PL": lambda a: a.T, "AL": lambda a: a.T[:, ::-1], "PR": lambda a: a.T[::-1], "AR": lambda a: a.T[::-1, ::-1],

@@ -1,5 +1,6 @@
 """Which files and folders count as scans."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def test_results_of_this_program_are_left_out_but_not_what_lies_beside_them(tmp_
     for name in ("anomaly.nii.gz", "ct.nii.gz"):
         volume(tmp_path / name, np.float32)
     assert found(tmp_path) == ["anomaly.nii.gz", "ct.nii.gz"]
-    (tmp_path / output.MEASUREMENTS).write_text(f'{{"schema": "{output.SCHEMA}"}}')
+    (tmp_path / output.MEASUREMENTS).write_text(
+        json.dumps({"schema": output.SCHEMA, "scan": {}, "files": {}, "regions": [], "warnings": [], "seconds": {}})
+    )
     assert found(tmp_path) == ["ct.nii.gz"]
 
 

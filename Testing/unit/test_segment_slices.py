@@ -1,14 +1,17 @@
 """A folder of pictures through the command's own function: masks as the file lies, and what was guessed beside them."""
 
+import contextlib
 import csv
+import itertools
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from LabelFreeCovidSegLib import cli, segment_slices
+from LabelFreeCovidSegLib import cli, output, segment_slices
 from LabelFreeCovidSegLib.console import Plain
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, OutputError, ScanError
 from LabelFreeCovidSegLib.methods import base, cyclegan, uda
@@ -26,8 +29,8 @@ class Bright:
 
     weights = "bright 1.0"
 
-    def __init__(self, picture_mm=0.0, domain=base.HU):
-        self.card = base.Card("bright", "Bright", "", "", picture_mm=picture_mm, domain=domain)
+    def __init__(self, name="bright", picture_mm=0.0, domain=base.HU):
+        self.card = base.Card(name, name.title(), "", "", picture_mm=picture_mm, domain=domain)
         self.shown = []
 
     def predict(self, scan, lungs, compute, progress):
@@ -194,6 +197,7 @@ def test_a_picture_without_lungs_has_an_empty_mask_and_one_without_tissue_none(f
     assert [row["state"] for row in rows] == ["no lungs", "not calibrated", "done", "done"]
     assert not read(tmp_path / "out" / "lesions" / "a.png").any()
     assert not (tmp_path / "out" / "lesions" / "b.png").exists()
+    assert rows[0]["warnings"] == []  # somebody said so
     assert "no soft tissue" in rows[1]["warnings"][0]
     assert "lesion_percent" not in rows[1]
 
@@ -203,7 +207,7 @@ def test_a_picture_without_lungs_has_an_empty_mask_and_one_without_tissue_none(f
 
 @pytest.mark.parametrize(("picture_mm", "slices"), [(0.0, 1), (24.0, 16)])
 def test_a_method_gets_the_picture_in_hu_as_often_as_it_needs_it(folder, tmp_path, register, picture_mm, slices):
-    method = register(Bright(picture_mm))
+    method = register(Bright(picture_mm=picture_mm))
     _, warnings = run(folder, tmp_path / "out", pixel_mm=1.5)
     chest, scan = chest_slice(), method.shown[0]
     assert scan.hu.shape == (slices, *chest.hu.shape)
@@ -222,7 +226,7 @@ class Middle(Bright):
 
 
 def test_of_a_stack_the_middle_is_what_counts(folder, tmp_path, register):
-    register(Middle(24.0))
+    register(Middle(picture_mm=24.0))
     rows, _ = run(folder, tmp_path / "out")
     assert [row["lesion_percent"] for row in rows] == [100.0, 100.0]
 
@@ -292,6 +296,17 @@ def test_equalised_pictures_are_only_for_weights_that_learned_from_them(folder, 
     np.testing.assert_allclose(method.shown[0].hu[0], -800 + grey * (900 / 255), atol=1e-3)
 
 
+@pytest.mark.parametrize(("equalised", "name"), [(False, "opacitynet2d"), (True, "opacitynet_clahe")])
+def test_if_nobody_chooses_what_segments_is_what_learned_from_such_pictures(
+    folder, tmp_path, monkeypatch, equalised, name
+):
+    chosen = []
+    monkeypatch.setattr(base, "load", lambda method: chosen.append(method) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        segment_slices.run(folder, tmp_path / "out", Choices(equalised=equalised), Session(Plain()))
+    assert chosen == [name]
+
+
 def test_pictures_that_look_equalised_are_a_warning(folder, tmp_path, register):
     register(Bright())
     for name in ("s2.png", "s10.png"):
@@ -303,13 +318,37 @@ def test_pictures_that_look_equalised_are_a_warning(folder, tmp_path, register):
 
 def test_a_method_that_needs_the_scan_says_so(folder, tmp_path, register):
     register(Bright(picture_mm=None))
-    with pytest.raises(LabelFreeCovidSegError, match=r"looks at neighbouring slices.*Choose one of: normnet"):
+    with pytest.raises(LabelFreeCovidSegError, match=r"looks at neighbouring slices.*Choose one of: opacitynet2d"):
         run(folder, tmp_path / "out")
 
 
 def test_of_several_methods_the_one_that_needs_the_scan_is_named(folder, tmp_path):
     with pytest.raises(LabelFreeCovidSegError, match=r"^OpacityNet looks at neighbouring slices"):
         run(folder, tmp_path / "out", method="cyclegan+opacitynet")
+
+
+@pytest.mark.parametrize(
+    ("method", "equalised", "fault"),
+    [
+        ("greys+bright", True, "of Bright were trained on Hounsfield units"),
+        ("bright+greys", False, "of Greys were trained on locally equalised pictures"),
+    ],
+)
+def test_of_several_methods_the_one_that_learned_from_the_other_kind_is_named(
+    folder, tmp_path, register, method, equalised, fault
+):
+    register(Bright())
+    greys = register(Bright("greys", domain=base.CLAHE256))
+    with pytest.raises(LabelFreeCovidSegError, match=fault):
+        run(folder, tmp_path / "out", method, equalised=equalised)
+    assert greys.shown == []
+
+
+def test_methods_that_learned_from_one_kind_vote_on_it(folder, tmp_path, register):
+    register(Bright("greys", domain=base.CLAHE256))
+    register(Bright("nothing", domain=base.ANY))
+    rows, _ = run(folder, tmp_path / "out", "greys+nothing", equalised=True)
+    assert [row["state"] for row in rows] == ["done", "done"]
 
 
 # What is refused
@@ -337,6 +376,15 @@ def test_lungs_that_are_missing_or_of_another_size_stop_it_too(folder, tmp_path,
     assert method.shown == []
 
 
+@pytest.mark.parametrize("ending", [".PNG", ".JPG"])
+def test_the_ending_of_a_mask_may_have_capitals(folder, tmp_path, register, ending):
+    register(Bright())
+    for name, chest in (("s2", chest_slice()), ("s10", chest_slice().cropped())):
+        write(tmp_path / "lungs" / f"{name}{ending}", np.where(chest.lung, 255, 0).astype(np.uint8))
+    rows, _ = run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
+    assert [row["lungs"] for row in rows] == ["given", "given"]
+
+
 def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
     register(Bright())
     run(folder, tmp_path / "out")
@@ -344,9 +392,59 @@ def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
     run(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "lesions" / "s10.png").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(segment_slices.CONTENTS)
 
 
-@pytest.mark.parametrize("name", ["lesions/s2.png", "slices.csv", "notes.txt"])
+def test_results_go_where_a_link_leads(folder, tmp_path, register):
+    register(Bright())
+    (tmp_path / "disk").mkdir()
+    for place in ("there", "not yet there"):
+        (tmp_path / place).symlink_to(tmp_path / "disk" / place)
+    (tmp_path / "disk" / "there").mkdir()
+    for place in ("there", "not yet there", "there"):
+        run(folder, tmp_path / place)
+        assert (tmp_path / place).is_symlink()
+        assert (tmp_path / "disk" / place / "result.json").is_file()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["not yet there", "there"]
+
+
+class Killed(BaseException):
+    """Nothing is undone: a process that is killed does nothing any more."""
+
+
+@pytest.mark.parametrize("moves", [0, 4, 5, 6, 9, 10])  # of ten, the first five of which go out
+def test_after_a_kill_between_two_renamings_the_next_run_finds_a_whole_result(
+    folder, tmp_path, register, monkeypatch, moves
+):
+    register(Bright())
+    out, rename, calls = tmp_path / "out", os.replace, itertools.count()
+    run(folder, out)
+
+    def rename_or_die(source, target):
+        if next(calls) >= moves:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename_or_die)
+        patch.setattr(output, "discard", lambda staged: None)
+        with contextlib.suppress(Killed):
+            run(folder, out, pixel_mm=0.8)
+    run(folder, out)
+    assert {path.name for path in out.iterdir()} == set(segment_slices.CONTENTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_look_at_a_result_leaves_there_is_nobodys_work(folder, tmp_path, register, name):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    for place in (tmp_path / "out", tmp_path / "out" / "lesions"):
+        (place / name).touch()
+    run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "lungs/.notes", "slices.csv"])
 def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path, register, name):
     register(Bright())
     run(folder, tmp_path / "out")
@@ -356,21 +454,45 @@ def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path,
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("missing", ["source", "source_sha256", "files"])
+def test_numbers_that_lack_what_is_read_of_them_are_not_this_programs(folder, tmp_path, register, missing):
+    register(Bright())
+    path = tmp_path / "out" / "result.json"
+    path.parent.mkdir()
+    numbers = {"schema": segment_slices.SCHEMA, "source": "in", "source_sha256": {}, "files": {}}
+    del numbers[missing]
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(OutputError, match="not an earlier result"):
+        run(folder, tmp_path / "out")
+
+
+def test_other_files_beside_a_result_are_not_touched(folder, tmp_path, register):
+    register(Bright())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
 def test_other_folders_are_never_replaced(folder, tmp_path, register):
     register(Bright())
     run(folder, tmp_path / "out")
-    folder.rename(tmp_path / "others")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
-        run(tmp_path / "others", tmp_path / "out")
-    (tmp_path / "another patient").mkdir()
-    (tmp_path / "others").rename(tmp_path / "another patient" / "in")
-    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
-        run(tmp_path / "another patient" / "in", tmp_path / "out")
-    (tmp_path / "another patient" / "in").rename(tmp_path / "others")
+    (tmp_path / "mine" / "lungs").touch()
     with pytest.raises(OutputError, match="not an earlier result"):
-        run(tmp_path / "others", tmp_path / "mine")
+        run(folder, tmp_path / "mine")
+    for name in ("s2.png", "s10.png"):  # another patient's, at the same path
+        write(folder / name, read(folder / name)[:, ::-1])
+    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
+        run(folder, tmp_path / "out")
+
+
+def test_pictures_that_were_moved_are_the_same(folder, tmp_path, register):
+    register(Bright())
+    run(folder, tmp_path / "out")
+    run(folder.rename(tmp_path / "moved"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["source"] == "moved"
 
 
 @pytest.mark.parametrize("place", [".", "results"])
@@ -389,6 +511,16 @@ def test_a_fault_leaves_nothing(folder, tmp_path, register, monkeypatch):
 
 
 # The command line
+
+
+def test_help_and_an_unknown_method_list_what_takes_pictures(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["segment", "--help"])
+    assert "with --slices opacitynet2d and opacitynet_clahe, too" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main(["segment", "--slices", str(folder), "--method", "magic"])
+    able = "opacitynet2d, opacitynet_clahe, normnet, cyclegan, gan3d, uda"
+    assert f"for pictures (--slices): {able}." in capsys.readouterr().err
 
 
 def test_the_command_tells_what_was_done_and_where_it_lies(folder, tmp_path, register, capsys):
@@ -411,7 +543,7 @@ def test_the_command_tells_what_was_done_and_where_it_lies(folder, tmp_path, reg
     assert all(name in said for name in segment_slices.CONTENTS)
 
 
-@pytest.mark.parametrize("more", [["ct.nii.gz"], ["--pixel-mm", "0"], ["--orientation", "XY"]])
+@pytest.mark.parametrize("more", [["ct.nii.gz"], ["--orientation", "XY"]])
 def test_what_makes_no_sense_is_wrong_usage(folder, more, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["segment", "--slices", str(folder), *more])

@@ -34,9 +34,11 @@ class Card:
         picture_mm: how thick a stack of itself a single picture has to be repeated to, to be segmented; 0 where each
             slice is segmented by itself, None where pictures make no sense.
         domain: what it was trained on: "hu", or "clahe256", slices that were equalised place by place
-            (`training.clahe`); the card of a loaded method says it of its weights. "any" of what has learnt nothing.
+            (`training.clahe`); the card of a loaded method says it of its weights. "any" of what has learnt nothing,
+            and of a consensus, whose members say it for themselves.
         kind: what it learnt from: `LABEL_FREE`, or `SUPERVISED` with lesion labels, which tables mark.
         knows_health: whether the loaded method says how probably a voxel is healthy; see `KnowsHealth`.
+        members: of a consensus, the cards of the methods that vote.
     """
 
     name: str
@@ -49,6 +51,15 @@ class Card:
     domain: str = HU
     kind: str = LABEL_FREE
     knows_health: bool = False
+    members: tuple[Card, ...] = ()
+
+    def each(self, weights: str) -> list[tuple[Card, str]]:
+        """The card of every method that looks at a scan, itself or the members, and what to call its weights.
+
+        Args:
+            weights: those of the whole, as `Method.weights`.
+        """
+        return [(member, f"of {member.title}") for member in self.members] or [(self, weights)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +163,11 @@ def for_pictures(equalised: bool) -> str:
     return "opacitynet_clahe" if equalised else "opacitynet2d"
 
 
+def able_in_pictures() -> list[str]:
+    """The names of what can segment single pictures, what is for them alone first."""
+    return [name for name in PICTURES | REGISTRY if card(name).picture_mm is not None]
+
+
 def members(name: str) -> tuple[str, ...]:
     """The names that a method's name consists of: one, or several for their consensus.
 
@@ -161,7 +177,10 @@ def members(name: str) -> tuple[str, ...]:
     names = tuple(name.split(JOINT))
     for each in names:
         if each not in everything():
-            raise LabelFreeCovidSegError(f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}.")
+            raise LabelFreeCovidSegError(
+                f"There is no method '{each}'. Choose one of: {', '.join(REGISTRY)}; for pictures (--slices): "
+                f"{', '.join(able_in_pictures())}."
+            )
         if names.count(each) > 1:
             raise LabelFreeCovidSegError(f"'{name}' names {each} twice, and each method has one vote. Name it once.")
     return names

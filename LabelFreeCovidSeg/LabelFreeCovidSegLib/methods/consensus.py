@@ -13,7 +13,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.errors import WeightsError
 from LabelFreeCovidSegLib.methods import base
-from LabelFreeCovidSegLib.methods.base import JOINT, Card, Method, Prediction
+from LabelFreeCovidSegLib.methods.base import ANY, JOINT, Card, Method, Prediction
 from LabelFreeCovidSegLib.progress import Progress, part, titled
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def card(cards: Sequence[Card]) -> Card:
         citation="; ".join(card.citation for card in cards),
         seconds_per_megavoxel=sum(card.seconds_per_megavoxel for card in cards),
         networks=tuple(name for card in cards for name in card.networks),
-        domain=" and ".join(dict.fromkeys(card.domain for card in cards)),
+        domain=ANY,
         picture_mm=max(stacks) if len(stacks) == len(cards) else None,
+        members=tuple(cards),
     )
 
 
