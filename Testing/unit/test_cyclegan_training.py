@@ -24,7 +24,7 @@ SIDE = 64
 TINY = Preset(
     "tiny", (4.0, 3.0, 3.0), SIDE, (2, 3, 4), (2, 2, 2, 2), background=-1.0, batch=2, iterations=6, history=3
 )  # fmt: skip
-GENERATORS = ("to_healthy", "to_infected")
+GENERATORS = ("contender", "to_infected")
 JUDGES = ("judge_healthy", "judge_infected")
 
 
@@ -164,6 +164,24 @@ def test_weights_begin_as_published():
     assert not any(p.any() for n, p in trainee.networks["judge_healthy"].named_parameters() if "bias" in n)
     settings = [optimizer.param_groups[0]["betas"] for optimizer in trainee.optimizers().values()]
     assert settings == [(0.5, 0.999)] * 2
+
+
+def test_what_is_kept_is_the_mean_of_the_contender_on_its_way():
+    trainee = made(replace(TINY, inertia=0.9))
+    update, on_the_way = updating(trainee), []
+    for iteration in range(3):
+        trainee.step(batch(trainee, iteration), iteration / TINY.iterations, update)
+        on_the_way.append({name: tensor.clone() for name, tensor in trainee.networks["contender"].state_dict().items()})
+    assert not all(torch.equal(tensor, on_the_way[2][name]) for name, tensor in on_the_way[0].items())
+    for name, mean in trainee.networks["to_healthy"].state_dict().items():
+        torch.testing.assert_close(mean, sum(state[name] for state in on_the_way) / 3)
+
+
+def test_without_inertia_what_is_kept_is_the_contender():
+    trainee = made()
+    trainee.step(batch(trainee), 0.0, updating(trainee))
+    for name, tensor in trainee.networks["to_healthy"].state_dict().items():
+        torch.testing.assert_close(tensor, trainee.networks["contender"].state_dict()[name])
 
 
 # The history

@@ -6,7 +6,8 @@ Generative Adversarial Network. arXiv 2111.11602 (2021).
 Two generators and two discriminators learn from infected and from healthy slices, which are not paired
 (`training.cyclegan`). Here is what is left after training: one generator, slice by slice, the difference to the slice,
 and how an outline is made of it. The paper gives its sizes in pixels of 1 mm; they stand here in millimetres. It
-has one cluster of lesion. Preset `small` has two: where ground glass lies beside consolidation, one is consolidation.
+has one cluster of lesion. Preset `small` has three: what is taken away of faint ground glass, of dense, and of
+consolidation differs more than what is taken away of faint ground glass and of healthy lung.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Preset:
         learning_rate: for the first half of the iterations, and falling to 0 over the second.
         history: made slices that a discriminator is shown again.
         jitter_mm: how far slices are shifted, at most.
+        inertia: share of itself that the running mean of the healthy generator's weights, which is what ships, keeps in
+            an iteration; 0 for the weights as they are.
         domain: what the slices are; see `base.Card`.
     """
 
@@ -102,6 +105,7 @@ class Preset:
     learning_rate: float = 2e-4
     history: int = 50
     jitter_mm: float = 15.0
+    inertia: float = 0.0
     outlining: Outlining = Outlining()
     domain: str = HU
 
@@ -110,11 +114,12 @@ class Preset:
 _PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
                 background=0.0, batch=1, iterations=127_200)  # fmt: skip
 # Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn faster, and does
-# not have to learn where lungs end: beyond them is what they are filled with. Its clusters of lesion are ground glass
-# and consolidation; they reach far enough down to hold vessels too, which the wider opening takes away again.
+# not have to learn where lungs end: beyond them is what they are filled with. The game of generators and discriminators
+# swings, their mean does not. Its clusters of lesion reach from faint ground glass to consolidation, and far enough down
+# to hold vessels too, which the wider opening takes away again.
 _SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
-                batch=1, iterations=5000, learning_rate=1e-3,
-                outlining=Outlining(clusters=3, lesion_clusters=2, opening_mm=3.0))  # fmt: skip
+                batch=1, iterations=5000, learning_rate=1e-3, inertia=0.995,
+                outlining=Outlining(clusters=4, lesion_clusters=3, opening_mm=3.0))  # fmt: skip
 _EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256)
 PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
 

@@ -21,6 +21,7 @@ from LabelFreeCovidSegLib.training.cycle import History, generated, judging_loss
 from LabelFreeCovidSegLib.training.loop import Update
 from LabelFreeCovidSegLib.training.lung_slices import SliceDomains
 from LabelFreeCovidSegLib.training.recipes import Arrays
+from LabelFreeCovidSegLib.training.running_mean import follow, inertia
 from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from LabelFreeCovidSegLib.training.seeds import children
 from LabelFreeCovidSegLib.training.slabs import Slab
@@ -40,7 +41,7 @@ HEALTHY_EVERY = 3
 
 
 class CycleGANTrainee:
-    """Two generators and two discriminators in training.
+    """Two generators and two discriminators in training; what ships is the running mean of the contender, which competes.
 
     Args:
         train: the blocks of each scan.
@@ -56,6 +57,7 @@ class CycleGANTrainee:
         self.views = views(preset, judge) if judge else []
         self.networks: dict[str, nn.Module] = {
             "to_healthy": cyclegan.build(preset),
+            "contender": cyclegan.build(preset),
             "to_infected": cyclegan.build(preset),
             "judge_healthy": PatchGAN(preset.critic_widths),
             "judge_infected": PatchGAN(preset.critic_widths),
@@ -65,11 +67,12 @@ class CycleGANTrainee:
         for network in self.networks.values():
             for name, parameter in network.named_parameters():
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=INITIAL_SD)
+        self.networks["to_healthy"].load_state_dict(self.networks["contender"].state_dict())
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam for both generators, and Adam for both discriminators."""
         return {
-            "generators": self._adam("to_healthy", "to_infected"),
+            "generators": self._adam("contender", "to_infected"),
             "judges": self._adam("judge_healthy", "judge_infected"),
         }
 
@@ -96,8 +99,10 @@ class CycleGANTrainee:
         networks = self.networks
         judges = networks["judge_healthy"], networks["judge_infected"]
         infected, healthy = batch["infected"], batch["healthy"]
-        made = generated(networks["to_healthy"], networks["to_infected"], *judges, infected, healthy)
+        made = generated(networks["contender"], networks["to_infected"], *judges, infected, healthy)
         update("generators", made.loss)
+        kept = inertia(round(share * self.preset.iterations) + 1, self.preset.inertia)
+        follow(networks["to_healthy"], networks["contender"], kept)
         chance = batch["chance"]
         old_healthy = networks["made_healthy"](made.healthy, chance[:, 0])
         old_infected = networks["made_infected"](made.infected, chance[:, 1])
