@@ -17,6 +17,7 @@ import vtk
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
+from LabelFreeCovidSegLib.lungs.base import lung_labels
 from LabelFreeCovidSegLib.quantify import SIDES, Band, Measurements, Region
 from LabelFreeCovidSegLib.scan import Grid, bounding_box
 from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
@@ -68,7 +69,9 @@ def write_volume(ct: Node, path: Path) -> None:
 
 
 def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
-    """Write all segments of a node as one label file on the grid of `ct`; what overlaps belongs to the later one.
+    """Write the segments of a node that are lung (`lung_labels`) as one label file on the grid of `ct`.
+
+    What overlaps belongs to the later one.
 
     Raises:
         LungError: it holds no segment.
@@ -76,12 +79,15 @@ def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
     """
     import SimpleITK as sitk
 
-    segments = segmentation.GetSegmentation().GetSegmentIDs()
+    its = segmentation.GetSegmentation()
+    segments = its.GetSegmentIDs()
     if not segments:
         raise LungError(f"'{segmentation.GetName()}' holds no segment. Choose the lungs, or let them be found.")
-    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint8)
-    for label, segment in enumerate(segments, 1):
-        labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
+    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint16)
+    names = [its.GetSegment(segment).GetName() for segment in segments]
+    for segment, label in zip(segments, lung_labels(names), strict=True):
+        if label:
+            labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
     try:
         sitk.WriteImage(_grid(ct).image(labels), str(path))
     except RuntimeError as error:
