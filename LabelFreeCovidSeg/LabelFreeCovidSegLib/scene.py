@@ -94,6 +94,14 @@ def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
         raise OutputError(f"{path}: the lungs can't be written there. Make room on that disk and run again.") from error
 
 
+def only_ct(scene: Node) -> Node | None:
+    """The volume of a scene that may be a CT, no label map and no result; None if there are several."""
+    kind = "vtkMRMLScalarVolumeNode"  # which label maps inherit from
+    volumes = [node for node in slicer.util.getNodesByClass(kind, scene) if node.GetClassName() == kind]
+    cts = [node for node in volumes if node.GetNodeReferenceID(_CT_ROLE) is None]
+    return cts[0] if len(cts) == 1 else None
+
+
 def shown(ct: Node) -> Shown | None:
     """What an earlier call of `show` made of this CT and is still there, in this scene or in the file it came from."""
     lesions, lungs, *volumes = (_result(ct, role) for role in ("lesions", "lungs", *VOLUMES))

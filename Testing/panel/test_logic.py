@@ -18,6 +18,7 @@ import pytest
 import slicer
 import vtk
 from LabelFreeCovidSegLib import terminology
+from LabelFreeCovidSegLib.methods.base import DEFAULT, card
 from LabelFreeCovidSegLib.panel.job import Job, Order
 from LabelFreeCovidSegLib.runner import Listener, SubprocessRunner
 
@@ -164,6 +165,13 @@ def test_damaged_numbers_of_a_result_end_the_run_and_leave_the_scene_as_it_was(s
     assert not job.running
     assert scene.GetNumberOfNodes() == nodes
     assert not list(temporary.iterdir())
+
+
+def test_the_module_list_names_the_default_method_and_the_paper_that_it_stands_on(module):
+    parent = SimpleNamespace()
+    module.LabelFreeCovidSeg(parent)
+    assert card(DEFAULT).title in parent.acknowledgementText
+    assert "Label-Free Segmentation of COVID-19 Lesions in Lung CT" in parent.acknowledgementText
 
 
 def test_slicer_reads_our_terminology_and_finds_every_segment_in_it(module, scene):
