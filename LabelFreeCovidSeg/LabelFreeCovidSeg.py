@@ -36,8 +36,9 @@ class LabelFreeCovidSeg(ScriptedLoadableModule):
             "was trained without one lesion label. The result is an editable segmentation. Not for clinical use."
         )
         parent.acknowledgementText = _(
-            "NormNet: Q. Yao, L. Xiao, P. Liu, S. K. Zhou, Label-Free Segmentation of COVID-19 Lesions in Lung CT, "
-            "IEEE Transactions on Medical Imaging 40 (10), 2021. Please cite this paper if you use its results."
+            "OpacityNet, the default, is this project's own. It takes the idea of naming healthy tissue from NormNet: "
+            "Q. Yao, L. Xiao, P. Liu, S. K. Zhou, Label-Free Segmentation of COVID-19 Lesions in Lung CT, IEEE "
+            "Transactions on Medical Imaging 40 (10), 2021. Please cite whom the card of the method that you use names."
         )
         slicer.app.connect("startupCompleted()", loadTerminology)
         slicer.app.connect("startupCompleted()", registerSampleData)
@@ -155,11 +156,13 @@ class LabelFreeCovidSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin)
         self.show()
 
     def bindParameterNode(self):
-        """Bind widgets and parameters to each other; the first CT of the scene is offered."""
+        """Bind widgets and parameters to each other; the CT is offered if it is the only one."""
+        from LabelFreeCovidSegLib.scene import only_ct
+
         self.unbindParameterNode()
         self._parameterNode = self.logic.getParameterNode()
         if not self._parameterNode.inputVolume:
-            self._parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            self._parameterNode.inputVolume = only_ct(slicer.mrmlScene)
         self._connection = self._parameterNode.connectGui(self.ui)
         for section in self.sections:
             section.bind(self._parameterNode)

@@ -17,6 +17,7 @@ import vtk
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
+from LabelFreeCovidSegLib.lungs.base import lung_labels
 from LabelFreeCovidSegLib.quantify import SIDES, Band, Measurements, Region
 from LabelFreeCovidSegLib.scan import Grid, bounding_box
 from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
@@ -68,7 +69,9 @@ def write_volume(ct: Node, path: Path) -> None:
 
 
 def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
-    """Write all segments of a node as one label file on the grid of `ct`; what overlaps belongs to the later one.
+    """Write the segments of a node that are lung (`lung_labels`) as one label file on the grid of `ct`.
+
+    What overlaps belongs to the later one.
 
     Raises:
         LungError: it holds no segment.
@@ -76,16 +79,27 @@ def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
     """
     import SimpleITK as sitk
 
-    segments = segmentation.GetSegmentation().GetSegmentIDs()
+    its = segmentation.GetSegmentation()
+    segments = its.GetSegmentIDs()
     if not segments:
         raise LungError(f"'{segmentation.GetName()}' holds no segment. Choose the lungs, or let them be found.")
-    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint8)
-    for label, segment in enumerate(segments, 1):
-        labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
+    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint16)
+    names = [its.GetSegment(segment).GetName() for segment in segments]
+    for segment, label in zip(segments, lung_labels(names), strict=True):
+        if label:
+            labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
     try:
         sitk.WriteImage(_grid(ct).image(labels), str(path))
     except RuntimeError as error:
         raise OutputError(f"{path}: the lungs can't be written there. Make room on that disk and run again.") from error
+
+
+def only_ct(scene: Node) -> Node | None:
+    """The volume of a scene that may be a CT, no label map and no result; None if there are several."""
+    kind = "vtkMRMLScalarVolumeNode"  # which label maps inherit from
+    volumes = [node for node in slicer.util.getNodesByClass(kind, scene) if node.GetClassName() == kind]
+    cts = [node for node in volumes if node.GetNodeReferenceID(_CT_ROLE) is None]
+    return cts[0] if len(cts) == 1 else None
 
 
 def shown(ct: Node) -> Shown | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import lzma
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_origin, get_type_hints
 
 from LabelFreeCovidSegLib import resources
 from LabelFreeCovidSegLib.errors import WeightsError
@@ -145,6 +146,8 @@ def read_manifest(store: Path) -> dict[str, Entry]:
         return _entries(path.read_bytes(), path)
     except FileNotFoundError:
         return {}
+    except NotADirectoryError as error:
+        raise WeightsError(f"{store}: not a folder. If {VARIABLE} names it, let it name a folder.") from error
     except OSError as error:
         raise WeightsError(f"{path}: can't be read ({error.strerror}). Ask for the right to read it.") from error
 
@@ -163,11 +166,15 @@ def sha256(data: bytes) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """The file is there whole or not at all, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def install(path: str | Path) -> list[Stored]:
@@ -190,7 +197,8 @@ def install(path: str | Path) -> list[Stored]:
     try:
         package = _zipped(path) if path.is_file() else _plain(path)
         offered, data = _verified(package, path)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        # RuntimeError: a password, or a compression that Python does not know.
         raise WeightsError(f"{path}: can't be read ({error}). Download or copy it again.") from error
     store = user_folder()
     try:
@@ -212,7 +220,7 @@ def _has_hash(path: Path, expected: str) -> bool:
 def _entries(manifest: bytes, path: Path) -> dict[str, Entry]:
     try:
         rows = json.loads(manifest)["weights"]
-        found = {row["name"]: Entry(**row) for row in rows}
+        found = {row["name"]: _entry(row) for row in rows}
         files = [pair for entry in found.values() for pair in entry.files.items()]
         odd = [name for name, sha in files if not (_FILE_NAME.fullmatch(name) and _SHA256.fullmatch(sha))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -224,6 +232,17 @@ def _entries(manifest: bytes, path: Path) -> dict[str, Entry]:
             f"{path}: '{odd[0]}' is not the name of a .safetensors file, or has no SHA-256. Get the weights elsewhere."
         )
     return found
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """A row of a manifest. Raises `TypeError` if it lacks a field, or one is of another kind than `Entry` says."""
+    entry = Entry(**row)
+    for name, kind in get_type_hints(Entry).items():
+        if not isinstance(row[name], get_origin(kind) or kind):
+            raise TypeError(f"'{name}' of {entry.name} is {json.dumps(row[name])}")
+    if not all(isinstance(scan, dict) for scan in entry.scans):
+        raise TypeError(f"'scans' of {entry.name} are not described")
+    return entry
 
 
 _Package = Mapping[str, Callable[[], bytes]]

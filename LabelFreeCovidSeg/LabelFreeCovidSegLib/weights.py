@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from LabelFreeCovidSegLib import store as stores
 from LabelFreeCovidSegLib.errors import WeightsError
 from LabelFreeCovidSegLib.store import Entry, Stored
+
+Preset = TypeVar("Preset")
 
 
 def load(name: str, store: Path | None = None) -> tuple[Entry, list[dict[str, Tensor]]]:
@@ -71,6 +74,21 @@ def _narrow(tensor: Tensor) -> Tensor:
     """
     half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
     return half if half.isfinite().all() else tensor.float()
+
+
+def preset(entry: Entry, presets: Mapping[str, Preset]) -> Preset:
+    """The one of a method's `presets` by which these weights were trained.
+
+    Raises:
+        WeightsError: this version has none of that name.
+    """
+    name = str(entry.recipe.get("preset"))
+    if name not in presets:
+        raise WeightsError(
+            f"The weights {entry.label} are of the preset '{name}', which is none of this version's "
+            f"({', '.join(presets)}). Install the weights that belong to it."
+        )
+    return presets[name]
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], entry: Entry) -> nn.Module:

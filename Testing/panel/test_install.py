@@ -84,6 +84,17 @@ def test_consent_installs_what_is_missing_and_holds_the_rest(install, pip):
     assert "docs/troubleshooting.md" in told[-1]
 
 
+def test_a_torch_that_is_too_old_is_not_held_while_a_newer_one_is_installed_from_wheels(install, pip, monkeypatch):
+    monkeypatch.setattr(install, "needed", lambda: ["torch>=999", "surely-not-there>=2"])
+    monkeypatch.setattr(install, "_ask", lambda lacking: "/wheels")
+    install.ensure(lambda text: None)
+    ((arguments, constraints),) = pip
+    assert arguments.startswith('"torch>=999" "surely-not-there>=2" -c ')
+    assert arguments.endswith('--no-index --find-links "/wheels"')
+    assert "torch" not in constraints
+    assert f"numpy=={importlib.metadata.version('numpy')}\n" in constraints
+
+
 def test_slicers_own_installer_is_used_where_there_is_one(install, pip, monkeypatch):
     calls = []
     packaging = SimpleNamespace(pip_ensure=lambda wanted, **options: calls.append((list(map(str, wanted)), options)))

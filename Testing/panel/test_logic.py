@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import pytest
 import slicer
 import vtk
 from LabelFreeCovidSegLib import terminology
+from LabelFreeCovidSegLib.methods.base import DEFAULT, card
 from LabelFreeCovidSegLib.panel.job import Job, Order
 from LabelFreeCovidSegLib.runner import Listener, SubprocessRunner
 
@@ -130,6 +132,46 @@ def test_a_ct_deleted_during_the_run_ends_in_one_message_and_no_node(scene, ct, 
     assert "CT was removed from the scene" in message
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a word of VTK's"), OSError(5, "Input/output error")])
+def test_an_unforeseen_error_while_the_result_is_shown_ends_the_run(ct, child, temporary, heard, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("LabelFreeCovidSegLib.panel.job.show", fail)
+    child(SUCCEED)
+    runner, logged = SubprocessRunner(), []
+    job = Job(runner, ct, Order())
+    job.start(replace(listener(heard), log=logged.append))
+    runner.wait()
+    (message,) = heard
+    assert message.startswith(f"The result can't be shown ({error!r}). ")
+    assert "Traceback" in logged[-1]
+    assert not job.running
+    assert job.shown is None
+    assert not list(temporary.iterdir())
+
+
+def test_damaged_numbers_of_a_result_end_the_run_and_leave_the_scene_as_it_was(scene, ct, child, temporary, heard):
+    child(SUCCEED.replace("say(done", '(out / "measurements.json").write_text("{")\nsay(done'))
+    nodes = scene.GetNumberOfNodes()
+    runner = SubprocessRunner()
+    job = Job(runner, ct, Order())
+    job.start(listener(heard))
+    runner.wait()
+    (message,) = heard
+    assert message.startswith("The result can't be shown (JSONDecodeError(")
+    assert not job.running
+    assert scene.GetNumberOfNodes() == nodes
+    assert not list(temporary.iterdir())
+
+
+def test_the_module_list_names_the_default_method_and_the_paper_that_it_stands_on(module):
+    parent = SimpleNamespace()
+    module.LabelFreeCovidSeg(parent)
+    assert card(DEFAULT).title in parent.acknowledgementText
+    assert "Label-Free Segmentation of COVID-19 Lesions in Lung CT" in parent.acknowledgementText
 
 
 def test_slicer_reads_our_terminology_and_finds_every_segment_in_it(module, scene):

@@ -17,7 +17,7 @@ import pytest
 import slicer
 from LabelFreeCovidSegLib import store
 from LabelFreeCovidSegLib.panel import estimate
-from LabelFreeCovidSegLib.scene import shown
+from LabelFreeCovidSegLib.scene import show, shown, write_volume
 from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
@@ -76,7 +76,7 @@ def ct(scene, patient):
 
 @pytest.fixture
 def open_panel(ct, panel):
-    """The panel with the CT chosen: the first one of the scene is offered."""
+    """The panel with the CT chosen: the only one of the scene is offered."""
     panel.widget.enter()
     assert panel.inputVolumeSelector.currentNode() is ct
     return panel
@@ -99,6 +99,23 @@ def test_a_panel_without_a_ct_says_what_it_needs(panel):
     assert panel.segmentButton.toolTip() == "Select a chest CT first."
     for section in ("result", "review", "measurements"):
         assert not getattr(panel, f"{section}CollapsibleButton").isEnabled()
+
+
+def test_the_only_ct_is_offered_beside_label_maps_and_maps_of_a_result(scene, patient, panel, tmp_path, make_results):
+    scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    ct = patient.load()
+    write_volume(ct, tmp_path / "handed-over.nrrd")
+    assert show(make_results(tmp_path / "handed-over.nrrd", tmp_path / "results"), ct, anomaly=True).anomaly
+    panel.widget.enter()
+    assert panel.inputVolumeSelector.currentNode() is ct
+
+
+def test_of_several_cts_none_is_offered(scene, patient, panel):
+    patient.load()
+    patient.load()
+    panel.widget.enter()
+    assert panel.inputVolumeSelector.currentNode() is None
+    assert panel.segmentButton.toolTip() == "Select a chest CT first."
 
 
 def test_a_click_shows_lesions_and_numbers(open_panel, ct, child, temporary):

@@ -53,6 +53,20 @@ def test_any_other_values_are_split_into_right_and_left(scan, tmp_path, right, l
     np.testing.assert_array_equal(mask.labels, two_boxes())
 
 
+def test_a_label_for_both_lungs_and_one_for_what_lies_on_the_left_are_no_right_and_left(scan, tmp_path):
+    labels = two_boxes(1, 1)
+    labels[10:20, 10:20, 40:50] = 2
+    mask = find_lungs(scan, write(tmp_path, labels))
+    np.testing.assert_array_equal(mask.labels, two_boxes())
+    assert "All labels of lungs.nii.gz (1, 2) were taken for lung" in mask.warnings[0]
+
+
+def test_what_is_left_of_a_lung_keeps_its_label(scan, tmp_path):
+    labels = two_boxes(1, 0)
+    labels[3:6, 5:8, 34:40] = 2  # too little to be taken for a lung by its shape
+    np.testing.assert_array_equal(find_lungs(scan, write(tmp_path, labels)).labels, labels)
+
+
 def test_lungs_that_touch_are_split_where_they_touch(scan, tmp_path):
     joined = two_boxes()
     joined[10:14, 5:8, 25:30] = 1

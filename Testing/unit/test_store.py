@@ -1,10 +1,13 @@
 """The model store: which weights are used, whether they are whole, and that installing is all or nothing."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,10 +37,10 @@ def make(folder: Path, *rows: Entry, **files: bytes) -> Path:
     return folder
 
 
-def pack(source: Path, top: str = "", more: dict[str, bytes] | None = None) -> Path:
+def pack(source: Path, top: str = "", more: dict[str, bytes] | None = None, method: int = zipfile.ZIP_DEFLATED) -> Path:
     """A zip of a store, inside the folder `top` of it, with `more` members."""
     path = source.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for file in source.iterdir():
             archive.write(file, f"{top}{file.name}")
         for name, data in (more or {}).items():
@@ -130,6 +133,20 @@ def test_a_manifest_that_is_none_is_refused_by_its_name(users, text):
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scans", None), ("scans", ["patient"]), ("scans", {}), ("recipe", None), ("recipe", []), ("files", []),
+        ("files", None), ("files", {"one.safetensors": 3}), ("licence", None), ("version", 2), ("citation", []),
+    ],
+)  # fmt: skip
+def test_a_manifest_with_a_field_of_another_kind_is_none(users, capsys, field, value):
+    users.mkdir()
+    (users / MANIFEST).write_text(json.dumps({"weights": [asdict(entry()) | {field: value}]}))
+    assert cli.main(["models"]) == 1
+    assert "users/manifest.json: not a manifest of weights (" in capsys.readouterr().err.replace("\\", "/")
+
+
+@pytest.mark.parametrize(
     "name", ["../one.safetensors", "/one.safetensors", "a\\b.safetensors", "run.py", ".safetensors"]
 )
 def test_a_manifest_that_names_anything_but_weight_files_in_its_own_folder_is_refused(users, name):
@@ -142,6 +159,12 @@ def test_torch_is_not_needed():
     code = "import sys; from LabelFreeCovidSegLib import store; store.entries(); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "False\n"
+
+
+def test_a_variable_that_names_a_file_is_answered_with_what_it_must_name(users, capsys):
+    users.write_bytes(b"")
+    assert cli.main(["models"]) == 1
+    assert f"{users}: not a folder. If {VARIABLE} names it, let it name a folder." in capsys.readouterr().err
 
 
 # Installing
@@ -215,7 +238,8 @@ def test_weights_with_another_threshold_have_another_fingerprint_under_the_same_
 
 
 def test_a_file_that_is_cut_off_while_written_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "one"
+    path = tmp_path / "weights" / "one"
+    path.parent.mkdir()
     path.write_bytes(b"old")
 
     def full(descriptor):
@@ -224,7 +248,7 @@ def test_a_file_that_is_cut_off_while_written_leaves_the_old_one(tmp_path, monke
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         store.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+    assert contents(path.parent) == {"one": b"old"}
 
 
 # What is not installed
@@ -257,13 +281,13 @@ def no_zip(offered: Path) -> Path:
     return path
 
 
-def another_hash_in_the_zip(offered: Path) -> Path:
-    """The members' own checksum fails."""
-    path = pack(offered)
+def another_hash_in_the_zip(offered: Path, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """The members' own checksum fails, or what is packed can't be unpacked."""
+    path = pack(offered, method=method)
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo("one.safetensors").header_offset + 30 + len("one.safetensors")
-    data[start + 2] ^= 0xFF
+    data[start + 4] ^= 0xFF
     path.write_bytes(data)
     return path
 
@@ -277,6 +301,11 @@ def another_hash_in_the_zip(offered: Path) -> Path:
         (cut_short, r"offered\.zip: can't be read .* Download or copy it again"),
         (no_zip, r"offered\.zip: can't be read .* Download or copy it again"),
         (another_hash_in_the_zip, r"offered\.zip: can't be read .* Download or copy it again"),
+        (partial(another_hash_in_the_zip, method=zipfile.ZIP_LZMA), r"offered\.zip: can't be read .* Download or copy"),
+        (
+            partial(another_hash_in_the_zip, method=zipfile.ZIP_BZIP2),
+            r"offered\.zip: can't be read .* Download or copy",
+        ),
         (lambda offered: offered / "nowhere", r"nowhere: can't be read .*No such file"),
         (lambda offered: pack(offered, more={"run.py": b"evil"}), r"its manifest does not describe 'run\.py'"),
         (lambda offered: pack(offered, more={"../../evil.safetensors": b""}), r"does not describe '\.\./\.\./evil"),

@@ -9,6 +9,7 @@ import torch
 from LabelFreeCovidSegLib import store as stores
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import WeightsError
+from LabelFreeCovidSegLib.methods.base import REGISTRY, load
 from LabelFreeCovidSegLib.store import Entry, read_manifest, sha256
 from torch import nn
 
@@ -142,6 +143,16 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
     with pytest.raises(WeightsError, match=r"net\.safetensors: 0\.weight is not finite"):
         weights.store_entry(ENTRY, {"net.safetensors": state}, tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("preset", [{"preset": "of next year"}, {}])
+@pytest.mark.parametrize("method", [*REGISTRY, "vae", "advent"])
+def test_weights_of_a_preset_that_the_method_does_not_know_are_refused(tmp_path, monkeypatch, method, preset):
+    made = replace(ENTRY, name=method, recipe={"threshold": 0.5, **preset})
+    weights.store_entry(made, {"one.safetensors": network().state_dict()}, tmp_path)
+    monkeypatch.setenv(stores.VARIABLE, str(tmp_path))
+    with pytest.raises(WeightsError, match=rf"weights {method} 1\.2\.3 \(\w+\) are of the preset .*this version"):
+        load(method)
 
 
 def test_weights_that_the_user_installed_are_loaded_and_named_before_the_shipped_ones(store, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,18 @@ class LungMask:
     source: str
     warnings: tuple[str, ...] = ()
     certainty: np.ndarray | None = None
+
+
+def lung_labels(names: Sequence[str]) -> list[int]:
+    """The label that each segment of a segmentation has in a lung mask, by the segments' names.
+
+    Lung is what is called lung or lobe: 2 if it is called left, too, else 1; the rest is 0. If nothing is called so,
+    all is lung, and each segment has a label of its own.
+    """
+    lung = [re.search(r"lung|lobe", name, re.IGNORECASE) for name in names]
+    if not any(lung):
+        return list(range(1, len(names) + 1))
+    return [(LEFT if "left" in name.lower() else RIGHT) if one else 0 for name, one in zip(names, lung, strict=True)]
 
 
 def find_lungs(scan: Scan, lungs: str | Path = "lungnet", progress: Progress = silent) -> LungMask:

@@ -12,8 +12,8 @@ from scipy import ndimage
 from LabelFreeCovidSegLib import volume
 from LabelFreeCovidSegLib.errors import LungError, ScanError
 from LabelFreeCovidSegLib.lungs import plausibility
-from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
-from LabelFreeCovidSegLib.lungs.classical import block_mean, separate, work_grid
+from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask, lung_labels
+from LabelFreeCovidSegLib.lungs.classical import block_mean, middle_of, separate, work_grid
 from LabelFreeCovidSegLib.lungs.morphology import distance
 from LabelFreeCovidSegLib.progress import Progress, silent
 from LabelFreeCovidSegLib.scan import Grid, Scan
@@ -21,14 +21,15 @@ from LabelFreeCovidSegLib.scan import Grid, Scan
 MOST_LABELS = 32
 """Five lobes, or what a segmentation of the chest has; an image has more values."""
 LARGEST_ML = 12_000.0
+OWN_SIDE = 0.75
+"""Of a right or a left lung, more than this share lies on its side of the body's middle; of both, about half."""
 
 
 def given(scan: Scan, path: Path) -> LungMask:
     """The lungs in a mask file (NIfTI, NRRD, .seg.nrrd, MHA) on the scan's own grid.
 
-    Labels 1 and 2 are kept if there are no others and 1 lies on the patient's right; else whatever is not 0 is lung,
-    and is split into right and left. Of a segmentation whose segments have names, only those called lung or lobe are,
-    if there are any.
+    Labels 1 and 2 are kept if there are no others and they lie where the right and the left lung do; else whatever is
+    not 0 is lung, and is split into right and left. Of segments with names, those are lung that `lung_labels` finds.
 
     Raises:
         LungError: the file can't be read, lies on another grid, or holds no lungs.
@@ -44,7 +45,7 @@ def given(scan: Scan, path: Path) -> LungMask:
         ) from error
     if image.GetDimension() != 3:
         raise LungError(f"{path.name}: has {image.GetDimension()} dimensions. A lung mask is one 3-D volume.")
-    named = _called_lung(image)
+    segments = _segments(image)
     image = sitk.DICOMOrient(image, "LPS")
     if not coincide(Grid.of(image), scan.grid):
         raise LungError(
@@ -52,21 +53,18 @@ def given(scan: Scan, path: Path) -> LungMask:
             "Export the mask with the CT as its reference geometry."
         )
     labels = sitk.GetArrayFromImage(image)
-    if named:
-        layers = labels if labels.ndim == 4 else labels[..., None]
-        labels = np.any([layers[..., layer] == label for layer, label in named], axis=0)
-    elif labels.ndim == 4:  # a segmentation file whose segments overlap has one component for each layer
-        labels = labels.max(axis=-1)
+    layers = labels if labels.ndim == 4 else labels[..., None]  # segments that overlap lie in layers
+    labels = np.zeros(layers.shape[:3], np.uint16) if segments else layers.max(axis=-1)
+    for layer, value, label in segments:
+        labels[layers[..., layer] == value] = label
     return of_array(labels, scan, path.name)
 
 
-def _called_lung(image: sitk.Image) -> list[tuple[int, int]]:
-    """Layer and label of each segment of a Slicer segmentation that is called lung or lobe, if there are others too."""
+def _segments(image: sitk.Image) -> list[tuple[int, int, int]]:
+    """Layer, value there and label of each segment of a Slicer segmentation that is lung; of other images none."""
     segments = [key.removesuffix("_Name") for key in image.GetMetaDataKeys() if re.fullmatch(r"Segment\d+_Name", key)]
-    chosen = [one for one in segments if re.search(r"lung|lobe", image.GetMetaData(f"{one}_Name"), re.IGNORECASE)]
-    if len(chosen) == len(segments):
-        return []
-    return [_place(image, one) for one in chosen]
+    labels = lung_labels([image.GetMetaData(f"{one}_Name") for one in segments])
+    return [(*_place(image, one), label) for one, label in zip(segments, labels, strict=True) if label]
 
 
 def _place(image: sitk.Image, segment: str) -> tuple[int, int]:
@@ -102,9 +100,9 @@ def of_array(mask: np.ndarray, scan: Scan, name: str) -> LungMask:
             f"{name}: holds {ml / 1000:.1f} L, more than any lungs. Give a mask in which nothing but the lungs of "
             f"{scan.name} is not 0."
         )
-    halves = sides(mask, scan.grid)
+    halves = sides(mask, scan)
     warnings = plausibility.warnings(halves, scan.grid)
-    if high > 1 and len(labels) > 1 and set(labels) != {RIGHT, LEFT}:
+    if len(labels) > 1 and high > 1 and not np.array_equal(halves, mask):
         taken = ", ".join(f"{label:g}" for label in labels)
         warnings = (f"All labels of {name} ({taken}) were taken for lung. Check that none is another organ.", *warnings)
     return LungMask(halves, f"given: {name}", warnings)
@@ -146,13 +144,14 @@ def summary(grid: Grid) -> str:
     return f"{size} voxels of {spacing} mm from ({origin})"
 
 
-def sides(mask: np.ndarray, grid: Grid) -> np.ndarray:
-    """`mask` (k, j, i) as right and left lung: by its own labels 1 and 2, else cut where the lungs touch."""
+def sides(mask: np.ndarray, scan: Scan) -> np.ndarray:
+    """`mask` (k, j, i) as right and left lung: by its labels 1 and 2 if they are that, else cut where they touch."""
     if np.array_equal(np.unique(mask[mask != 0]), [RIGHT, LEFT]):
-        right, left = (np.flatnonzero((mask == side).any(axis=(0, 1))).mean() for side in (RIGHT, LEFT))
-        if right < left:
+        middle = round(middle_of(scan.hu))
+        right, left = ((mask == side).sum(axis=(0, 1)) for side in (RIGHT, LEFT))
+        if min(right[:middle].sum() / right.sum(), left[middle:].sum() / left.sum()) > OWN_SIDE:
             return mask.astype(np.uint8)
-    factor, spacing = work_grid(grid)
+    factor, spacing = work_grid(scan.grid)
     coarse = block_mean((mask != 0).astype(np.float32), factor) > 0.25
     cores = separate(-distance(~coarse, spacing), coarse, spacing, coarse.shape[2] / 2)
     nearest = ndimage.distance_transform_edt(cores == 0, sampling=spacing, return_distances=False, return_indices=True)

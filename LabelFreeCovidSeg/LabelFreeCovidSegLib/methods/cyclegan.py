@@ -287,5 +287,5 @@ def load(store: Path | None = None) -> CycleGAN:
     from LabelFreeCovidSegLib import weights
 
     entry, (state,) = weights.load(CARD.name, store)
-    preset = PRESETS[entry.recipe["preset"]]
+    preset = weights.preset(entry, PRESETS)
     return CycleGAN(weights.fill(build(preset), state, entry).eval(), preset, entry.label)

@@ -287,7 +287,7 @@ def load(store: Path | None = None) -> Gan3D:
     from LabelFreeCovidSegLib import weights
 
     entry, (state,) = weights.load(CARD.name, store)
-    preset = PRESETS[entry.recipe["preset"]]
+    preset = weights.preset(entry, PRESETS)
     networks = build(preset)
     weights.fill(networks, state, entry)
     threshold = preset.threshold or Threshold(entry.recipe["threshold"])

@@ -226,6 +226,6 @@ def load(store: Path | None = None) -> OpacityNet:
     from LabelFreeCovidSegLib import weights
 
     entry, states = weights.load(CARD.name, store)
-    preset = PRESETS[entry.recipe["preset"]]
+    preset = weights.preset(entry, PRESETS)
     networks = [weights.fill(build(preset), state, entry).eval() for state in states]
     return OpacityNet(networks, preset, entry.label, entry.recipe.get("calibration", ()))

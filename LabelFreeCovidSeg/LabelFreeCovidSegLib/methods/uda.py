@@ -227,5 +227,5 @@ def load(
     from LabelFreeCovidSegLib import weights
 
     entry, (state,) = weights.load(card.name, store)
-    preset = presets[entry.recipe["preset"]]
+    preset = weights.preset(entry, presets)
     return DomainAdaptation(weights.fill(build(preset), state, entry).eval(), preset, entry.label, card)

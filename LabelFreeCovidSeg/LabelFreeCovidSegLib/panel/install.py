@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from LabelFreeCovidSegLib import resources
 TORCH = "torch>=2.8"
 SIZES = {"torch": _("200 MB, 3 GB with CUDA"), "jinja2": "1 MB", "safetensors": "1 MB", "tqdm": "1 MB"}
 UNTOUCHED = ("SimpleITK", "numpy", "scipy", "vtk", "pydicom", "torch")
-"""Whatever of these is there stays in its version."""
+"""Whatever of these is there stays in its version, unless a newer one is needed."""
 HELP = "docs/troubleshooting.md"
 
 
@@ -110,7 +110,7 @@ def _install(lacking: Sequence[str], wheels: str) -> None:
     if hasattr(slicer, "packaging"):  # from Slicer 5.12 on
         from packaging.requirements import Requirement
 
-        with _constraints() as path:
+        with _constraints(rest) as path:
             slicer.packaging.pip_ensure(
                 [Requirement(text) for text in rest],
                 constraints=path,
@@ -133,23 +133,24 @@ def _install_torch() -> None:
 
 
 def _pip(requirements: Sequence[str], options: str = "") -> None:
-    with _constraints() as path:
+    with _constraints(requirements) as path:
         wanted = " ".join(f'"{text}"' for text in requirements)
         slicer.util.pip_install(f'{wanted} -c "{path}" {options}'.strip())
 
 
 @contextmanager
-def _constraints() -> Iterator[str]:
-    """The path of a file that holds Slicer's own packages to the versions they have."""
+def _constraints(requirements: Sequence[str]) -> Iterator[str]:
+    """The path of a file that holds Slicer's own packages, but for those required, to the versions they have."""
+    held = _versions(set(UNTOUCHED) - set(map(_name, requirements)))
     with tempfile.TemporaryDirectory(prefix="LabelFreeCovidSeg-") as folder:
         path = Path(folder) / "constraints.txt"
-        path.write_text("".join(f"{name}=={version}\n" for name, version in _versions().items()), encoding="utf-8")
+        path.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
         yield str(path)
 
 
-def _versions() -> dict[str, str]:
+def _versions(names: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in UNTOUCHED:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

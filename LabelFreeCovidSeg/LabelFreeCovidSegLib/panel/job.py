@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,12 +115,16 @@ class Job(Work):
         order = self._order
         listener.results()
         try:
+            self.notes = _notes(result)
             self.shown = show(result, self.ct, self._lesions, anomaly=order.anomaly, surface=order.surface)
         except LabelFreeCovidSegError as error:
             self.close()
             listener.failed(str(error))
+        except Exception as error:  # memory, VTK and files fail in ways of their own, and the run is over all the same
+            self.close()
+            listener.log(traceback.format_exc())
+            listener.failed(f"The result can't be shown ({error!r}). The scene is as it was; save it, and run again.")
         else:
-            self.notes = _notes(result)
             self.close()
             listener.finished()
 

@@ -119,7 +119,7 @@ class Detector(ABC):
             raise WeightsError(
                 f"The weights {entry.label} have no threshold. Train and export them with `--hold-out`, which sets it."
             )
-        preset = PRESETS[entry.recipe["preset"]]
+        preset = weights.preset(entry, PRESETS)
         network = weights.fill(self.build(preset), state, entry).eval()
         detector = replace(self, **entry.recipe["tuned"])
         return Trained(detector, network, preset, entry.recipe["threshold"], entry.label)
