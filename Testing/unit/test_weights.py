@@ -9,7 +9,7 @@ import torch
 from LabelFreeCovidSegLib import store as stores
 from LabelFreeCovidSegLib import weights
 from LabelFreeCovidSegLib.errors import WeightsError
-from LabelFreeCovidSegLib.methods.base import REGISTRY, load
+from LabelFreeCovidSegLib.methods.base import PICTURES, REGISTRY, load
 from LabelFreeCovidSegLib.store import Entry, read_manifest, sha256
 from torch import nn
 
@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
 
 
 @pytest.mark.parametrize("preset", [{"preset": "of next year"}, {}])
-@pytest.mark.parametrize("method", [*REGISTRY, "vae", "advent"])
+@pytest.mark.parametrize("method", [*REGISTRY, *PICTURES, "vae", "advent"])
 def test_weights_of_a_preset_that_the_method_does_not_know_are_refused(tmp_path, monkeypatch, method, preset):
     made = replace(ENTRY, name=method, recipe={"threshold": 0.5, **preset})
     weights.store_entry(made, {"one.safetensors": network().state_dict()}, tmp_path)

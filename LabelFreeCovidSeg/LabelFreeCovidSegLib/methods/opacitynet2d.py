@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -221,11 +221,11 @@ def build(preset: Preset) -> SliceUNet:
 
 def load(store: Path | None = None) -> OpacityNet2D:
     """The method with the weights that ship, or with those in another store. Raises `WeightsError` as `restored`."""
-    return restored(CARD, PRESETS["small"], store)
+    return restored(CARD, PRESETS, store)
 
 
-def restored(card: Card, preset: Preset, store: Path | None) -> OpacityNet2D:
-    """The method that `card` describes.
+def restored(card: Card, presets: Mapping[str, Preset], store: Path | None) -> OpacityNet2D:
+    """The method that `card` describes, with one of `presets`.
 
     Raises:
         WeightsError: weights are missing, damaged, or do not fit this network.
@@ -233,5 +233,6 @@ def restored(card: Card, preset: Preset, store: Path | None) -> OpacityNet2D:
     from LabelFreeCovidSegLib import weights
 
     entry, states = weights.load(card.name, store)
+    preset = weights.preset(entry, presets)
     networks = [weights.fill(build(preset), state, entry).eval() for state in states]
     return OpacityNet2D(networks, preset, entry.label, card, entry.recipe.get("calibration", ()))

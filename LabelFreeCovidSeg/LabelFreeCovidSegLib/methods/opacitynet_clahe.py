@@ -28,4 +28,4 @@ PRESETS = {"small": _SMALL}
 
 def load(store: Path | None = None) -> OpacityNet2D:
     """The method with the weights that ship, or with those in another store. Raises `WeightsError`."""
-    return opacitynet2d.restored(CARD, PRESETS["small"], store)
+    return opacitynet2d.restored(CARD, PRESETS, store)

@@ -41,7 +41,7 @@ HEALTHY_EVERY = 3
 
 
 class CycleGANTrainee:
-    """Two generators and two discriminators in training; what ships is the running mean of the contender, which competes.
+    """Two generators and two discriminators in training; what ships is the running mean of one, the contender.
 
     Args:
         train: the blocks of each scan.
