@@ -114,9 +114,9 @@ class Preset:
 _PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512, 512), (64, 128, 256, 512),
                 background=0.0, batch=1, iterations=127_200)  # fmt: skip
 # Ships: a thirtieth of the parameters on a coarser grid. With a 25th of the iterations it must learn faster, and does
-# not have to learn where lungs end: beyond them is what they are filled with. Adversaries swing, their mean does not. Its
-# clusters of lesion reach from faint ground glass to consolidation, and far enough down to hold vessels too, which the
-# wider opening takes away again.
+# not have to learn where lungs end: beyond them is what they are filled with. Adversaries swing, their mean does not.
+# Its clusters of lesion reach from faint ground glass to consolidation, and far enough down to hold vessels too, which
+# the wider opening takes away again.
 _SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
                 batch=1, iterations=5000, learning_rate=1e-3, inertia=0.995,
                 outlining=Outlining(clusters=4, lesion_clusters=3, opening_mm=3.0))  # fmt: skip
