@@ -120,8 +120,8 @@ _PAPER = Preset("paper", (1.0, 1.0, 1.0), 256, (64, 128, 256, 512, 512, 512, 512
 _SMALL = Preset("small", (2.0, 1.5, 1.5), 192, (16, 32, 64, 128, 128, 128), (16, 32, 64, 128), background=-1.0,
                 batch=1, iterations=5000, learning_rate=1e-3, inertia=0.995,
                 outlining=Outlining(clusters=4, lesion_clusters=3, opening_mm=3.0))  # fmt: skip
-# In equalised pictures vessels are as bright as what is faint, so that only the brighter half of the clusters is lesion,
-# and what is taken away is less.
+# In equalised pictures vessels are as bright as what is faint, so that only the brighter half of the clusters is
+# lesion, and what is taken away is less.
 _EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256,
                      outlining=replace(_SMALL.outlining, lesion_clusters=2, least_gap=0.05))  # fmt: skip
 PRESETS = {preset.name: preset for preset in (_PAPER, _SMALL, _EQUALISED)}
