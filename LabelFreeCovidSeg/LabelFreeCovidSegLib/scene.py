@@ -1,6 +1,7 @@
-"""The bridge to a MRML scene: a CT node out to a file, and the written results back in as nodes of that CT.
+"""The written results of a CT as nodes of a MRML scene, and what is known of a CT by them.
 
-The only file of the library that touches `slicer.vtkMRML*`. It needs no torch: the results were computed elsewhere.
+With `handover`, the way out, all of the library that touches `slicer.vtkMRML*`. It needs no torch: the results were
+computed elsewhere.
 """
 
 from __future__ import annotations
@@ -16,14 +17,11 @@ import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
-from LabelFreeCovidSegLib.errors import LungError, OutputError, ScanError
-from LabelFreeCovidSegLib.lungs.base import lung_labels
+from LabelFreeCovidSegLib.errors import OutputError
+from LabelFreeCovidSegLib.handover import Node, grid_of, ijk_to_ras
 from LabelFreeCovidSegLib.quantify import SIDES, Band, Measurements, Region
 from LabelFreeCovidSegLib.scan import Grid, bounding_box
 from LabelFreeCovidSegLib.terminology import LESIONS, LUNGS, Segment
-
-Node = Any
-"""A `vtkMRMLNode`; the wrapped classes carry no types."""
 
 LESION_FILE, LUNG_FILE = "lesions.nii.gz", "lungs.nii.gz"
 ANOMALY_FILE = "anomaly.nii.gz"
@@ -48,52 +46,6 @@ class Shown:
     agreement: Node | None = None
 
 
-def write_volume(ct: Node, path: Path) -> None:
-    """Write a volume node as it lies in its own coordinates, a parent transform not applied.
-
-    Args:
-        ct: a `vtkMRMLScalarVolumeNode` in Hounsfield units.
-        path: a .nrrd file; written uncompressed, because that is ten times faster.
-
-    Raises:
-        ScanError: the node holds no image.
-        OutputError: the file can't be written.
-    """
-    import SimpleITK as sitk
-
-    image = _grid(ct).image(slicer.util.arrayFromVolume(ct))
-    try:
-        sitk.WriteImage(image, str(path))
-    except RuntimeError as error:
-        raise OutputError(f"{path}: the CT can't be written there. Make room on that disk and run again.") from error
-
-
-def write_lungs(segmentation: Node, ct: Node, path: Path) -> None:
-    """Write the segments of a node that are lung (`lung_labels`) as one label file on the grid of `ct`.
-
-    What overlaps belongs to the later one.
-
-    Raises:
-        LungError: it holds no segment.
-        OutputError: the file can't be written.
-    """
-    import SimpleITK as sitk
-
-    its = segmentation.GetSegmentation()
-    segments = its.GetSegmentIDs()
-    if not segments:
-        raise LungError(f"'{segmentation.GetName()}' holds no segment. Choose the lungs, or let them be found.")
-    labels = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint16)
-    names = [its.GetSegment(segment).GetName() for segment in segments]
-    for segment, label in zip(segments, lung_labels(names), strict=True):
-        if label:
-            labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, ct) > 0] = label
-    try:
-        sitk.WriteImage(_grid(ct).image(labels), str(path))
-    except RuntimeError as error:
-        raise OutputError(f"{path}: the lungs can't be written there. Make room on that disk and run again.") from error
-
-
 def only_ct(scene: Node) -> Node | None:
     """The volume of a scene that may be a CT, no label map and no result; None if there are several."""
     kind = "vtkMRMLScalarVolumeNode"  # which label maps inherit from
@@ -110,7 +62,7 @@ def shown(ct: Node) -> Shown | None:
 
 def measure(result: Shown, ct: Node) -> Measurements:
     """Volumes of the segments as they are now; a lesion painted outside of both lungs counts as lung of no side."""
-    grid = _grid(ct)
+    grid = grid_of(ct)
     lung_parts, lesion_parts = _parts(result.lungs, LUNGS, ct), _parts(result.lesions, LESIONS, ct)
     hull = _hull([part.box for part in (*lung_parts, *lesion_parts)])
     lungs, lesions = _labels(lung_parts, hull), _labels(lesion_parts, hull)
@@ -186,7 +138,7 @@ def _box(image: Any, ct: Node) -> tuple[slice, ...] | None:
     """Which voxels (k, j, i) of `ct` an oriented image covers, if it lies on them."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    ours, its = (slicer.util.arrayFromVTKMatrix(m) for m in (_ijk_to_ras(ct), matrix))
+    ours, its = (slicer.util.arrayFromVTKMatrix(m) for m in (ijk_to_ras(ct), matrix))
     first, last = np.reshape(image.GetExtent(), (3, 2)).T
     inside = (first >= 0).all() and (last < ct.GetImageData().GetDimensions()).all()
     if not inside or not np.allclose(ours, its, rtol=0, atol=1e-4):
@@ -213,7 +165,7 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
     """
     if ct.GetScene() is None:
         raise OutputError("The CT was removed from the scene, so its result can't be shown. Load it and run again.")
-    grid = _grid(ct)
+    grid = grid_of(ct)
     # Whatever is wrong with the files comes to light before the first change of the scene.
     lesion_part = _read(folder / LESION_FILE, grid, _label)
     lung_part = _read(folder / LUNG_FILE, grid, _label)
@@ -241,28 +193,6 @@ def show(folder: Path, ct: Node, lesions: Node | None = None, *, anomaly: bool =
         for role in VOLUMES.keys() - nodes.keys():
             _forget(ct, role, undo)
     return Shown(lesions, lungs, *map(nodes.get, VOLUMES))
-
-
-def _grid(ct: Node) -> Grid:
-    """The node's voxel grid in ITK's terms. Raises `ScanError` for a node without an image."""
-    image = ct.GetImageData()
-    if image is None:
-        raise ScanError(f"The volume '{ct.GetName()}' holds no image. Choose a loaded chest CT.")
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(ct))
-    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
-    direction = to_lps[:3, :3] / spacing
-    return Grid(
-        tuple(image.GetDimensions()),
-        tuple(map(float, spacing)),
-        tuple(map(float, to_lps[:3, 3])),
-        tuple(map(float, direction.ravel())),
-    )
-
-
-def _ijk_to_ras(ct: Node) -> vtk.vtkMatrix4x4:
-    matrix = vtk.vtkMatrix4x4()
-    ct.GetIJKToRASMatrix(matrix)
-    return matrix
 
 
 def _read(path: Path, grid: Grid, form: Callable[[np.ndarray], np.ndarray]) -> _Part:
@@ -389,7 +319,7 @@ def _oriented_image(labels: _Part, ct: Node) -> Any:
     """A part of the CT that holds labels as a `vtkOrientedImageData`; it grows when somebody paints outside of it."""
     image = slicer.vtkOrientedImageData()
     _allocate(image, labels.box, labels.values.dtype)[:] = labels.values
-    image.SetImageToWorldMatrix(_ijk_to_ras(ct))
+    image.SetImageToWorldMatrix(ijk_to_ras(ct))
     return image
 
 
@@ -433,7 +363,7 @@ def _show_volume(part: _Part, role: str, ct: Node, undo: ExitStack, look: Callab
     look(node.GetScalarVolumeDisplayNode())
     node.CopyOrientation(ct)
     image = vtk.vtkImageData()
-    voxels = _allocate(image, tuple(slice(0, size) for size in _grid(ct).shape), part.values.dtype)
+    voxels = _allocate(image, tuple(slice(0, size) for size in grid_of(ct).shape), part.values.dtype)
     voxels[:] = 0
     voxels[part.box] = part.values
     node.SetAndObserveImageData(image)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import slicer
 from LabelFreeCovidSegLib import store
+from LabelFreeCovidSegLib.handover import write_volume
 from LabelFreeCovidSegLib.panel import estimate
-from LabelFreeCovidSegLib.scene import show, shown, write_volume
+from LabelFreeCovidSegLib.scene import show, shown
 from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget

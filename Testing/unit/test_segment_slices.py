@@ -441,7 +441,9 @@ def test_what_a_look_at_a_result_leaves_there_is_nobodys_work(folder, tmp_path, 
     run(folder, tmp_path / "out")
     for place in (tmp_path / "out", tmp_path / "out" / "lesions"):
         (place / name).touch()
+    (folder / "s10.png").unlink()
     run(folder, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "lesions").iterdir()] == ["s2.png"]
 
 
 @pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "lungs/.notes", "slices.csv"])

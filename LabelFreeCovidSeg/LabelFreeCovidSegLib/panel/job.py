@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError
+from LabelFreeCovidSegLib.handover import write_lungs, write_volume
 from LabelFreeCovidSegLib.methods.base import DEFAULT
 from LabelFreeCovidSegLib.runner import Listener, Runner, batch_arguments, segment_arguments
-from LabelFreeCovidSegLib.scene import Shown, show, write_lungs, write_volume
+from LabelFreeCovidSegLib.scene import Shown, show
 
 
 @dataclass(frozen=True)
