@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from LabelFreeCovidSegLib import picture_pipeline
 from LabelFreeCovidSegLib.device import Compute
-from LabelFreeCovidSegLib.methods import uda
+from LabelFreeCovidSegLib.methods import gan3d, uda
 from LabelFreeCovidSegLib.pictures import Picture
-from LabelFreeCovidSegLib.training.clahe import clahe256, seen
+from LabelFreeCovidSegLib.scan import bounding_box
+from LabelFreeCovidSegLib.training.clahe import clahe256, seen, stretched
 from slice_pictures import chest_slice
 
 RNG = np.random.default_rng(0)
@@ -78,6 +79,36 @@ def test_training_shows_what_a_picture_in_a_folder_comes_to():
     assert np.abs(np.subtract(image.shape, shown.shape)).max() <= 1
     both = tuple(slice(0, min(sides)) for sides in zip(image.shape, shown.shape, strict=True))
     assert np.abs(uda.window(image)[both] - shown[both]).mean() < 0.02
+
+
+class Same(torch.nn.Module):
+    """A generator to which all lungs are healthy."""
+
+    def forward(self, slabs, latent):
+        return slabs
+
+
+class Watching(torch.nn.Module):
+    """As `Recorder`, in the place of a slice network."""
+
+    def forward(self, slices):
+        self.shown = slices[0, 0].numpy()
+        return torch.zeros_like(slices)
+
+
+def test_training_shows_a_method_that_stretches_the_lungs_what_a_picture_comes_to():
+    chest = chest_slice()
+    grey, lung = clahe256(chest.hu, chest.lung)
+    watching, preset = Watching(), replace(gan3d.PRESETS["small-clahe256"], canvas=(16, 96, 96))
+    model = gan3d.Gan3D({"generator": Same(), "segmenter": watching}, preset, gan3d.Threshold(), "none")
+    upright = Picture("a.png", grey).upright("LP")
+    picture_pipeline.outline([upright], model, Compute(), lung[None], equalised=True)
+    box = bounding_box(chest.lung, (0, 0))
+    image, moved = stretched(chest.hu, box, preset.canvas[1:], chest.lung.astype(np.uint8))
+    assert image.shape == moved.shape == preset.canvas[1:]
+    there = (moved > 0) & (watching.shown > 0)
+    assert there.sum() > 0.95 * np.count_nonzero(watching.shown)
+    assert np.abs(gan3d.window(image)[there] - watching.shown[there]).mean() < 0.03
 
 
 def test_labels_go_where_the_slice_goes():

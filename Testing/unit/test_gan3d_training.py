@@ -4,18 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from LabelFreeCovidSegLib.errors import CancelledError, TrainingError
+from LabelFreeCovidSegLib.lungs import LungMask
 from LabelFreeCovidSegLib.methods import gan3d
 from LabelFreeCovidSegLib.methods.gan3d import still
 from LabelFreeCovidSegLib.networks.dense_unet3d import latent_shape
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.training import gan3d as gan3d_training
-from LabelFreeCovidSegLib.training import loop
+from LabelFreeCovidSegLib.training import loop, slabs
 from LabelFreeCovidSegLib.training.gan3d import PRESETS, Gan3DTrainee, trainee
 from LabelFreeCovidSegLib.training.loop import CHECKPOINT, Settings
 from LabelFreeCovidSegLib.training.perlin import blotched
 from LabelFreeCovidSegLib.training.pseudo import pseudo_slices
+from LabelFreeCovidSegLib.training.scanlist import ListedScan
 from LabelFreeCovidSegLib.training.slabs import SlabDomains
 from torch import nn
 
@@ -75,6 +78,65 @@ def run(learner, share, watch=lambda name, loss: None):
         events.append((name, changed))
 
     return events, learner.step(batch(learner, share), share, update)
+
+
+EQUALISED = replace(TINY, domain="clahe256", pixel_mm=3.0)
+
+
+def whole(kind, seed=0):
+    """As `block`, in whole slices of another size: a body in air."""
+    small, margin = block(kind, seed), ((0, 0), (16, 24), (22, 14))
+    body = np.pad(np.pad(small["hu"], ((0, 0), (6, 6), (8, 8)), constant_values=40), ((0, 0), (10, 18), (14, 6)),
+                  constant_values=-1000)  # fmt: skip
+    return {"hu": body, kind: np.pad(small[kind], margin), "box": np.array([(16 + 4, 16 + 28), (22 + 2, 22 + 30)])}
+
+
+def test_for_equalised_pictures_whole_slices_are_cached_and_where_both_lungs_lie(tmp_path, monkeypatch):
+    made_up, path = whole("healthy"), tmp_path / "ct.nii.gz"
+    image = sitk.GetImageFromArray(made_up["hu"])
+    image.SetSpacing((3.0, 3.0, TINY.slice_mm))
+    sitk.WriteImage(image, path)
+    monkeypatch.setattr(slabs, "find_lungs", lambda scan, way: LungMask(made_up["healthy"], way))
+    (there,) = slabs.slab_blocks(ListedScan("a", path, lungs="right"), EQUALISED)
+    (patient,) = slabs.slab_blocks(ListedScan("a", path, covid=True), EQUALISED)
+    np.testing.assert_allclose(there["hu"], made_up["hu"][2:38], atol=2)  # cached in steps of 4
+    np.testing.assert_array_equal(there["healthy"], made_up["healthy"][2:38] * (made_up["healthy"][2:38] == 1))
+    np.testing.assert_array_equal(patient["ill"], made_up["healthy"][2:38])
+    np.testing.assert_array_equal(there["box"], made_up["box"])
+
+
+def test_in_slabs_of_equalised_pictures_the_box_of_both_lungs_fills_the_canvas():
+    domains = SlabDomains(EQUALISED, [[whole("healthy")]])
+    for draw in (domains.healthy, domains.infected, domains.foreign):
+        drawn, again = ([draw(np.random.SeedSequence(n)) for n in range(16)] for _ in range(2))
+        ends = set()
+        for one, same in zip(drawn, again, strict=True):
+            np.testing.assert_array_equal(one.hu, same.hu)
+            assert one.hu.shape == one.lung.shape == one.lesion.shape == TINY.canvas
+            assert not (one.lesion & ~one.lung).any()
+            assert -800 <= one.hu[one.lung].min() <= one.hu[one.lung].max() <= 100
+            ends.add(tuple(np.flatnonzero(one.lung.any(axis=(0, 1)))[[0, -1]]))
+        # Both lungs, or either one where it lies, to a pixel of the picture.
+        expected = np.array([(0, 31), (0, 13), (18, 31)])
+        nearest = [int(np.abs(expected - found).max(axis=1).argmin()) for found in ends]
+        assert set(nearest) == {0, 1, 2}
+        assert np.abs(expected[nearest] - np.array(list(ends))).max() <= 2
+
+
+def test_planted_lesions_of_equalised_pictures_are_brighter_than_the_lung_around_them():
+    domains = SlabDomains(EQUALISED, [[whole("healthy")], [whole("ill")]])
+    ill = [slab for slab in (domains.infected(np.random.SeedSequence(n)) for n in range(8)) if slab.lesion.any()]
+    assert ill
+    assert all(np.median(s.hu[s.lesion]) > np.median(s.hu[s.lung & ~s.lesion]) for s in ill)
+
+
+def test_the_networks_learn_from_equalised_pictures_as_from_others():
+    learner = made(EQUALISED, ([whole("healthy")], [whole("ill")]), [whole("healthy")])
+    assert batch(learner, FIRST)["ill"].shape == (1, 1, *TINY.canvas)
+    for share in (FIRST, SECOND):
+        run(learner, share)
+    with torch.inference_mode():
+        assert 0.0 <= learner.validate() <= 1.0
 
 
 def test_a_slab_is_a_random_part_of_the_lungs_and_nothing_else():

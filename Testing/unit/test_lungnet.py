@@ -135,9 +135,25 @@ def test_consolidation_between_both_lungs_belongs_to_the_nearer_one():
     seen = np.zeros(hu.shape, np.uint8)
     seen[:, :, :12], seen[:, :, -12:] = 1, 2
     nothing, known = np.zeros(hu.shape, bool), np.zeros(hu.shape, np.uint8)
+    known[-1, :, 0], known[-1, :, -1] = 1, 2
     coarse = Coarse(hu, known, nothing, nothing, (1, 1, 1), (2.0, 2.0, 2.0))
     labels = lungnet.corrected(coarse, lungnet.Seen(seen, nothing, ~nothing))
     np.testing.assert_array_equal(labels[10, 10], np.repeat([1, 2], 40))
+
+
+def test_what_is_added_reaches_the_ribs_or_lies_on_the_diaphragm():
+    lungs, added = np.zeros((40, 30, 80), np.uint8), np.zeros((40, 30, 80), bool)
+    lungs[:, 5:25, 5:35], lungs[:, 5:25, 45:75] = 1, 2
+    hu = np.full(lungs.shape, -850.0, np.float32)
+    hu[:, 10:20, [1, 2, 77, 78]] = 600.0  # ribs beside the lungs
+    at_ribs, in_between, on_diaphragm = np.s_[20:26, 12:18, 7:12], np.s_[20:26, 12:18, 28:34], np.s_[0:6, 12:18, 54:60]
+    for where in (at_ribs, in_between, on_diaphragm):
+        hu[where], added[where], lungs[where] = 45.0, True, 0
+    coarse = Coarse(hu, lungs, lungs > 0, lungs > 9, (1, 1, 1), (2.0, 2.0, 2.0))
+    kept = lungnet.anchored(added, coarse)
+    assert kept[at_ribs].all()
+    assert kept[on_diaphragm].all()
+    assert not kept[in_between].any()
 
 
 def test_what_is_left_of_a_lungs_air_may_be_bowel_and_does_not_count():

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import nn
 
 from LabelFreeCovidSegLib import weights
-from LabelFreeCovidSegLib.lungs import classical, plausibility
+from LabelFreeCovidSegLib.lungs import chestwall, classical, plausibility
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT, LungMask
 from LabelFreeCovidSegLib.lungs.classical import ALIKE, Coarse
 from LabelFreeCovidSegLib.lungs.morphology import Spacing, dilation, distance, keep, opening
@@ -45,6 +45,9 @@ PIECE_SHARE = 0.05
 ADDED_MM, DENIED_MM = 8.0, 4.0
 """Radius of the ball that must fit into what is added or taken out: what is thinner is the network's voxels and, where
 it is added, as often a rim of liver or of the aorta."""
+RIBS_MM = 12.0
+"""What is added comes so near to the ribs, or lies on the diaphragm. Of consolidation planted on the mediastinum, what
+was added did within 8 mm, as ribs begin beside the spine; the vessels of a hilum are 50 mm away."""
 BRONCHI_MM = 3.0
 """What lies so near to air that is not lung is the wall of an airway."""
 TRUSTED_SHARE = 0.9
@@ -189,7 +192,26 @@ def corrected(coarse: Coarse, seen: Seen) -> np.ndarray:
     if disputed.any():
         nearer_right = distance(sure[RIGHT], spacing) < distance(sure[LEFT], spacing)
         lungs[disputed & nearer_right] = RIGHT
+    added = free & (lungs > 0)
+    lungs[added & ~anchored(added, coarse)] = 0
     return lungs
+
+
+def anchored(added: np.ndarray, coarse: Coarse) -> np.ndarray:
+    """The connected components of `added` that reach the ribs, or below most of which no lung lies; (k, j, i) bool.
+
+    In between, consolidation has lung on most sides and is found by `protrusions`, and what looks like it is a hilum.
+    """
+    if not added.any():
+        return added
+    near_ribs = distance(chestwall.rib_cage(coarse.hu, coarse.lungs > 0, coarse.spacing), coarse.spacing) <= RIBS_MM
+    lung_beneath = np.logical_or.accumulate(coarse.lungs > 0, axis=0)
+    pieces, count = ndimage.label(added)
+    kept = np.zeros(count + 1, dtype=bool)
+    for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
+        inside = pieces[box] == piece
+        kept[piece] = near_ribs[box][inside].any() or lung_beneath[box][inside].mean() < 0.5
+    return kept[pieces]
 
 
 def gone_on(sure: np.ndarray, possible: np.ndarray, coarse: Coarse) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from LabelFreeCovidSegLib.device import Compute
 from LabelFreeCovidSegLib.lungs import LungMask
-from LabelFreeCovidSegLib.methods.base import Card, Prediction
+from LabelFreeCovidSegLib.methods.base import CLAHE256, HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.lung_crop import LungCrop
 from LabelFreeCovidSegLib.postprocess import Lengths
 from LabelFreeCovidSegLib.progress import Progress, part
@@ -88,6 +88,8 @@ class Preset:
         segmenter: False leaves the slice network out: what the generator takes away is the score (the paper's "GAN").
         contrast: False leaves the contrastive loss out (the paper's "GAN + U-Net").
         threshold: None where it is set when weights are exported: what outlines synthetic lesions best.
+        domain: what the slices are; see `base.Card`.
+        pixel_mm: of whole slices that become equalised pictures; 0 where scans are cached as the generator sees them.
     """
 
     name: str
@@ -111,11 +113,13 @@ class Preset:
     contrast: bool = True
     critic_dropout: float = 0.5
     threshold: Threshold | None = Threshold()
+    domain: str = HU
+    pixel_mm: float = 0.0
 
     @property
     def spacing_mm(self) -> Lengths:
-        """Working grid along (k, j, i); 0 where it depends on the lungs' size."""
-        return self.slice_mm, 0.0, 0.0
+        """Grid that scans are cached on, along (k, j, i); 0 where it depends on the lungs' size."""
+        return self.slice_mm, self.pixel_mm, self.pixel_mm
 
 
 _PAPER = Preset(
@@ -130,11 +134,12 @@ _SMALL = Preset(
     iterations=1200, gan_share=0.6, pool=48, generator_rate=1e-3, critic_rate=3e-4, slice_rate=1e-3,
     contrast_rate=1e-4, decays=22, inertia=0.98, critic_dropout=0.0, threshold=None,
 )  # fmt: skip
+_EQUALISED = replace(_SMALL, name=f"small-{CLAHE256}", domain=CLAHE256, pixel_mm=1.5)
 TABLE5 = (0.1, 0.15, 0.25, 0.3)
 """Thresholds that the paper tried beside 0.2."""
 PRESETS = {
     preset.name: preset
-    for full in (_PAPER, _SMALL)
+    for full in (_PAPER, _SMALL, _EQUALISED)
     for preset in (
         full,
         replace(full, name=f"{full.name}-no-contrast", contrast=False),
@@ -181,7 +186,8 @@ class Gan3D:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], preset: Preset, threshold: Threshold, weights: str) -> None:
-        self.card = CARD if preset.segmenter else replace(CARD, picture_mm=None)  # slices are the slice network's
+        # Single pictures are the slice network's.
+        self.card = replace(CARD, domain=preset.domain, picture_mm=CARD.picture_mm if preset.segmenter else None)
         self.networks = networks
         self.preset = preset
         self.threshold = threshold

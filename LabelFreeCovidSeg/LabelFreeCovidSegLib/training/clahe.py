@@ -13,6 +13,8 @@ lies outside the scan circle is air, as everywhere in this project, where it wou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from LabelFreeCovidSegLib import anchors
@@ -66,13 +68,35 @@ def seen(
     Returns:
         (j, i) float32, greys in the place of HU, and the maps.
     """
-    import cv2
-
     grey, mask = clahe256(hu, lung)
     pixel_mm = anchors.pixel_mm(mask)
     margin = int(np.ceil(around_mm / pixel_mm))
     box = bounding_box(mask, (margin, margin))
-    rows, columns = (round((axis.stop - axis.start) * pixel_mm / spacing_mm) for axis in box)
+    extents = tuple(round((axis.stop - axis.start) * pixel_mm / spacing_mm) for axis in box)
+    return _cut(grey, box, extents, maps)
+
+
+def stretched(
+    hu: np.ndarray, box: Sequence[slice], extents: Sequence[int], *maps: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """A slice as `seen` by a method that stretches a box to a canvas, whatever its pixels measure.
+
+    Args:
+        box: rows and columns of `hu`.
+        extents: of the canvas, (j, i).
+    """
+    grey, _ = clahe256(hu, np.zeros(hu.shape, bool))
+    places = [np.array((axis.start, axis.stop)) * SIDE / n for axis, n in zip(box, hu.shape, strict=True)]
+    return _cut(grey, [slice(int(start), int(np.ceil(stop))) for start, stop in places], extents, maps)
+
+
+def _cut(
+    grey: np.ndarray, box: Sequence[slice], extents: Sequence[int], maps: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """A box of an equalised picture, and of labels of the whole slice, brought to `extents`."""
+    import cv2
+
+    size, there = tuple(extents)[::-1], tuple(box)
     labels = [cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST_EXACT) for each in maps]
-    image = cv2.resize(anchors.of_equalised(grey)[box], (columns, rows), interpolation=cv2.INTER_LINEAR)
-    return image, *(cv2.resize(each[box], (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT) for each in labels)
+    image = cv2.resize(anchors.of_equalised(grey)[there], size, interpolation=cv2.INTER_LINEAR)
+    return image, *(cv2.resize(each[there], size, interpolation=cv2.INTER_NEAREST_EXACT) for each in labels)
