@@ -255,7 +255,16 @@ def test_paired_test_by_hand():
     assert difference.p == pytest.approx(2 / 2**6)
     assert difference.mean == pytest.approx((0.1 + 0.12 + 0.15 + 0.2 + 0.23 + 0.26) / 6)
     assert difference.n == 6
+    assert 0.1 < difference.low < difference.mean < difference.high < 0.26
+
+
+def test_the_interval_of_a_difference_is_not_that_of_either_method():
+    # The cases differ much, the methods always by the same.
+    theirs = [0.1, 0.3, 0.5, 0.7, 0.9]
+    difference = statistics.paired([one + 0.05 for one in theirs], theirs)
+    assert (difference.low, difference.high) == pytest.approx((0.05, 0.05))
+    assert np.isnan([statistics.paired([0.4], [0.3]).low, statistics.paired([0.4], [0.3]).high]).all()
 
 
 def test_equal_methods_do_not_differ():
-    assert statistics.paired([0.1, 0.2], [0.1, 0.2]) == statistics.Difference(0.0, 1.0, 2)
+    assert statistics.paired([0.1, 0.2], [0.1, 0.2]) == statistics.Difference(0.0, 0.0, 0.0, 1.0, 2)

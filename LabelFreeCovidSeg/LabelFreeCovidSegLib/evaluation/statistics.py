@@ -72,10 +72,13 @@ class Difference:
 
     Attributes:
         mean: of the differences.
+        low, high: its 95 % confidence interval; NaN for fewer than two cases.
         p: two-sided Wilcoxon signed-rank test; 1 if there is no difference anywhere.
     """
 
     mean: float
+    low: float
+    high: float
     p: float
     n: int
 
@@ -84,8 +87,9 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Compare two methods case by case; cases where one is undefined don't count."""
     differences = _defined(np.subtract(ours, theirs))
     if not differences.any():
-        return Difference(0.0, 1.0, differences.size)
-    return Difference(float(differences.mean()), float(stats.wilcoxon(differences).pvalue), differences.size)
+        return Difference(0.0, 0.0, 0.0, 1.0, differences.size)
+    low, high = bootstrap((differences,), np.mean)
+    return Difference(float(differences.mean()), low, high, float(stats.wilcoxon(differences).pvalue), differences.size)
 
 
 def _defined(values: Sequence[float] | np.ndarray) -> np.ndarray:

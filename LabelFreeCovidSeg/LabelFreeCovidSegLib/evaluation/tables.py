@@ -120,9 +120,10 @@ def _together(metric: str, one: Cases, other: Cases) -> tuple[list[float], list[
 
 
 def _sentence(metric: str, one: str, other: str, difference: Difference) -> str:
+    interval = "" if math.isnan(difference.low) else f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     return (
-        f"{metric}: {one} - {other} = {100 * difference.mean:+.1f} points over the {difference.n} cases that both "
-        f"have (Wilcoxon signed-rank p = {difference.p:.2g}, not corrected for the number of comparisons)."
+        f"{metric}: {one} - {other} = {100 * difference.mean:+.1f}{interval} points over the {difference.n} cases "
+        f"that both have (Wilcoxon signed-rank p = {difference.p:.2g}, not corrected for the number of comparisons)."
     )
 
 

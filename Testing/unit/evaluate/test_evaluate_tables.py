@@ -37,7 +37,7 @@ def test_one_line_a_method_with_mean_sd_interval_and_kind(stand_in, data):
     assert taught["kind"] == "supervised"
     assert "| good | label-free | 3 | 88.9 ± 15.7 [66.7, 100.0] |" in written["table.md"]
     assert PROTOCOLS["volume"].caveat in written["table.md"]
-    assert "DSC: good - taught = +33.3 points over the 3 cases" in written["table.md"]
+    assert "DSC: good - taught = +33.3 [+0.0, +100.0] points over the 3 cases" in written["table.md"]
     assert r"88.9 $\pm$ 15.7 [66.7, 100.0]" in written["table.tex"]
 
 
@@ -150,7 +150,7 @@ def test_methods_are_compared_by_cases_not_by_slices():
         replace(PROTOCOLS["volume"], primary="DSC"),
         {"one": cases(a=[0.5, 0.5, 0.5, 0.5], b=[0.4]), "other": cases(a=[0.3, 0.3, 0.3, 0.3], b=[0.6])},
     )
-    assert "one - other = +0.0 points over the 2 cases" in said
+    assert "one - other = +0.0 [-20.0, +20.0] points over the 2 cases" in said
 
 
 def test_half_an_interval_is_printed_as_one():
