@@ -1,11 +1,13 @@
 """The harness of doubt: lesions of foreign make in scans that no network has learned from, found by each method.
 
     python Testing/benchmarks/doubt.py LIST --root DATA --scans NAME ... [--methods normnet opacitynet]
-        [--store opacitynet=FOLDER] [--plantings 2] [--first 0]
+        [--store opacitynet=FOLDER] [--plantings 2] [--first 0] [--set opacitynet.LESION_PROBABILITY=0.3]
+        [--networks opacitynet=1]
 
 LIST is a list of scans as for training; NAMES are those that the methods have not seen. Prints the Dice of each kind
 and size of the phantom's lesions, what is marked in the untouched scans, and how often voxels of a score are lesion.
-The lungs are those of the untouched scan, so that what is measured is the method alone.
+The lungs are those of the untouched scan, so that what is measured is the method alone. `--set` gives a constant of a
+method's file another value, and `--networks` lets some of its networks vote alone: that is how ablations are made.
 """
 
 import argparse
@@ -99,11 +101,20 @@ def main() -> None:
     parser.add_argument("--scans", nargs="+", required=True, metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(base.REGISTRY))
     parser.add_argument("--store", action="append", default=[], metavar="METHOD=FOLDER")
+    parser.add_argument("--set", action="append", default=[], metavar="METHOD.CONSTANT=VALUE")
+    parser.add_argument("--networks", action="append", default=[], metavar="METHOD=PLACE,...")
     parser.add_argument("--plantings", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="seed of the first planting; the others follow")
     arguments = parser.parse_args()
     stores = {name: Path(folder) for name, folder in (each.split("=", 1) for each in arguments.store)}
+    for constant, value in (each.split("=", 1) for each in arguments.set):
+        method, _, name = constant.partition(".")
+        module = importlib.import_module(f"LabelFreeCovidSegLib.methods.{method}")
+        setattr(module, name, type(getattr(module, name))(value))
     rows = {name: Row(load(name, stores)) for name in arguments.methods}
+    for name, places in (each.split("=", 1) for each in arguments.networks):
+        model = rows[name].model
+        model.networks = tuple(model.networks[int(place)] for place in places.split(","))
     listed = {scan.name: scan for scan in scanlist.read(arguments.list, root=arguments.root)}
     for name in arguments.scans:
         judge(listed[name], list(rows.values()), range(arguments.first, arguments.first + arguments.plantings))

@@ -1,10 +1,11 @@
 """How the lung finders do on real scans: against each other, against contours, and with a fifth of a lung consolidated.
 
     python Testing/benchmarks/lungs.py SCAN ... [--store MODELS] [--contours FOLDER ...] [--sheet SHEET.png]
+        [--places back flank base mediastinum dome] [--share 0.2]
 
 SCAN is a CT whose lungs hold air, so that the classical mask is right: Dice with it of the finder, and of what the
 network alone calls lung on its own grid; then of both finders after a ball of soft tissue at the pleura has replaced
-20 % of one lung. FOLDER holds ct.nii.gz and lung_{right,left}.nii.gz. The pasted balls share nothing with the disease
+20 % of one lung, or another share. FOLDER holds ct.nii.gz and lung_{right,left}.nii.gz. The pasted balls share nothing with the disease
 of the training. Scans that the network has learned from, by its manifest and the names of their folders, are marked.
 """
 
@@ -24,6 +25,7 @@ from scipy import ndimage
 SIDES = {"right": 1, "left": 2}
 SHARE = 0.2
 PLACES = ("back", "flank", "base")
+"""Where the pleura is reached; besides, the mediastinum, and the top of the diaphragm's dome."""
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -31,19 +33,18 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2.0 * (one & other).sum() / max(one.sum() + other.sum(), 1))
 
 
-def consolidated(scan: Scan, lungs: np.ndarray, side: int, place: str) -> Scan:
-    """The scan with a ball of soft tissue, centred on the pleura, in place of 20 % of a lung."""
+def consolidated(scan: Scan, lungs: np.ndarray, side: int, place: str, share_of_lung: float = SHARE) -> Scan:
+    """The scan with a ball of soft tissue, centred on the pleura, in place of a share of a lung."""
     lung = lungs == side
     k, j, i = np.nonzero(lung)
     outward = i if side == 2 else -i
-    row = {"back": j, "flank": outward, "base": -k}[place]
-    middle = (
-        np.abs(k - np.median(k)) < 0.1 * np.ptp(k) if place != "base" else np.abs(j - np.median(j)) < 0.1 * np.ptp(j)
-    )
+    row = {"back": j, "flank": outward, "mediastinum": -outward, "base": -k, "dome": -k}[place]
+    central = [np.abs(axis - np.median(axis)) < 0.1 * np.ptp(axis) for axis in (k, j, i)]
+    middle = {"base": central[1], "dome": central[1] & central[2]}.get(place, central[0])
     foot = np.flatnonzero(middle)[np.argmax(row[middle])]
     axes = [(np.arange(n) - c[foot]) * mm for n, c, mm in zip(lung.shape, (k, j, i), scan.grid.spacing_mm, strict=True)]
     distance = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2)
-    radius = np.quantile(distance[lung], SHARE)
+    radius = np.quantile(distance[lung], share_of_lung)
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal(lung.shape, dtype=np.float32), 0.7)
     tissue = np.float32(45.0) + noise * np.float32(20.0 / noise.std())
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("scans", nargs="*", type=Path)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--contours", nargs="*", type=Path, default=[])
+    parser.add_argument("--places", nargs="+", default=PLACES)
+    parser.add_argument("--share", type=float, default=SHARE)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--every", type=int, default=10)
     arguments = parser.parse_args()
@@ -103,13 +106,13 @@ def main() -> None:
         alone = lungnet.predict(lungnet.load(arguments.store), coarse).lungs
         row("  the network alone", *(dice(alone == side, coarse.lungs == side) for side in SIDES.values()))
         for name, side in SIDES.items():
-            for place in PLACES:
-                ill = consolidated(scan, air.labels, side, place)
+            for place in arguments.places:
+                ill = consolidated(scan, air.labels, side, place, arguments.share)
                 after, classically, _ = find(ill)
                 before = air.labels == side
-                row(f"  {name} {place}, 20 % consolidated", dice(after.labels == side, before), "classical:",
+                row(f"  {name} {place}, {100 * arguments.share:.0f} % consolidated", dice(after.labels == side, before), "classical:",
                     dice(classically.labels == side, before), after.source)  # fmt: skip
-                if arguments.sheet and place == "back":
+                if arguments.sheet and place == arguments.places[0]:
                     masks = {(0, 200, 0): before, (255, 160, 0): classically.labels == side,
                              (0, 160, 255): after.labels == side}  # fmt: skip
                     sheets.append(outlined(ill, masks, max(arguments.every * 2, 1)))

@@ -124,10 +124,10 @@ def test_thick_slices_take_their_labels_with_them(monkeypatch):
     assert (moved != ill).any()
 
 
-def trainee(judge=False):
+def trainee(judge=False, preset=TINY):
     hu, lung = healthy_lung()
     block = {"hu": hu.astype(np.int16), "lung": lung.astype(np.uint8)}
-    return OpacityNetTrainee(TINY, [[block]], [block] if judge else ())
+    return OpacityNetTrainee(preset, [[block]], [block] if judge else ())
 
 
 def test_a_sample_is_decided_by_its_seed_and_names_every_voxel():
@@ -139,6 +139,15 @@ def test_a_sample_is_decided_by_its_seed_and_names_every_voxel():
     assert {label for sample in samples for label in np.unique(sample["target"])} == {0, BRIGHT_HEALTHY, OPACITY}
     assert all(sample["image"].min() >= 0 and sample["image"].max() <= 1 for sample in samples)
     assert all(not sample["target"][sample["image"] == 0].any() or (sample["image"] > 0).any() for sample in samples)
+
+
+def test_without_a_class_of_its_own_bright_healthy_tissue_is_part_of_the_rest():
+    one, other = trainee(), trainee(preset=replace(TINY, names_healthy=False))
+    for seed in range(12):
+        both, alone = (each.sample(np.random.SeedSequence(seed), 0.0) for each in (one, other))
+        np.testing.assert_array_equal(alone["image"], both["image"])
+        np.testing.assert_array_equal(alone["target"] == OPACITY, both["target"] == OPACITY)
+        assert not (alone["target"] == BRIGHT_HEALTHY).any()
 
 
 def test_a_vessel_in_a_lesion_is_lesion_and_elsewhere_bright_and_healthy(monkeypatch):

@@ -62,6 +62,7 @@ class Preset:
         cooldown: last share of the iterations, over which the learning rate falls to 0 in a straight line.
         lesions: those that choose and calibrate the network; it does not learn from them.
         paint: those that it learns from, by their name in `training.pneumonia.PAINTS`.
+        names_healthy: whether bright healthy tissue is a class to learn; without, it is part of the rest.
     """
 
     name: str
@@ -74,12 +75,18 @@ class Preset:
     cooldown: float
     lesions: LesionModel = WITH_CONSOLIDATION
     paint: str = "moderate"
+    names_healthy: bool = True
 
 
 _SMALL = Preset("small", (1.5, 1.0, 1.0), (32, 128, 128), (8, 16, 32, 64, 128), batch=4, iterations=1500,
                 learning_rate=3e-3, cooldown=0.8)  # fmt: skip
-# A network of each ships. What only one of them knows by heart, the other doubts.
-PRESETS = {preset.name: preset for preset in (_SMALL, replace(_SMALL, name="small-wide", paint="wide"))}
+_WIDE = replace(_SMALL, name="small-wide", paint="wide")
+# A network of each of the first two ships: what only one of them knows by heart, the other doubts. The third is for
+# comparison, the question that NormNet's authors advise against.
+PRESETS = {
+    preset.name: preset
+    for preset in (_SMALL, _WIDE, replace(_WIDE, name="small-wide-lesions-alone", names_healthy=False))
+}
 
 LESION_PROBABILITY = 0.15
 """From here on a voxel is lesion: the networks' mean of it, before calibration. What is unlike the lesions that they

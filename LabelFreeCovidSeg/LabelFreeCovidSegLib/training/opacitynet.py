@@ -112,7 +112,8 @@ class OpacityNetTrainee(OpacityTrainee):
         bright = (hu >= normnet.BRIGHT_HU).astype(np.float32)
         made = infect(hu, lung, spacing, rng, PAINTS[self.preset.paint])
         hu, ill, bright = another_scanner((made.hu, made.ill, bright), spacing, rng)
-        target = np.where(ill > VISIBLE, OPACITY, np.where(bright > 0.5, BRIGHT_HEALTHY, 0)) * lung
+        healthy = BRIGHT_HEALTHY if self.preset.names_healthy else 0
+        target = np.where(ill > VISIBLE, OPACITY, np.where(bright > 0.5, healthy, 0)) * lung
         return {"image": (opacitynet.window(hu) * lung)[None], "target": target[None].astype(np.uint8)}
 
     def step(self, batch: Mapping[str, Tensor], share: float, update: Update) -> dict[str, Tensor]:
