@@ -5,8 +5,9 @@
 
 SCAN is a CT whose lungs hold air, so that the classical mask is right: Dice with it of the finder, and of what the
 network alone calls lung on its own grid; then of both finders after a ball of soft tissue at the pleura has replaced
-20 % of one lung, or another share. FOLDER holds ct.nii.gz and lung_{right,left}.nii.gz. The pasted balls share nothing with the disease
-of the training. Scans that the network has learned from, by its manifest and the names of their folders, are marked.
+20 % of one lung, or another share. FOLDER holds ct.nii.gz and lung_{right,left}.nii.gz. The pasted balls share nothing
+with the disease of the training. Scans that the network has learned from, by its manifest and the names of their
+folders, are marked.
 """
 
 import argparse
@@ -110,8 +111,9 @@ def main() -> None:
                 ill = consolidated(scan, air.labels, side, place, arguments.share)
                 after, classically, _ = find(ill)
                 before = air.labels == side
-                row(f"  {name} {place}, {100 * arguments.share:.0f} % consolidated", dice(after.labels == side, before), "classical:",
-                    dice(classically.labels == side, before), after.source)  # fmt: skip
+                what = f"  {name} {place}, {100 * arguments.share:.0f} % consolidated"
+                row(what, dice(after.labels == side, before), "classical:", dice(classically.labels == side, before),
+                    after.source)  # fmt: skip
                 if arguments.sheet and place == arguments.places[0]:
                     masks = {(0, 200, 0): before, (255, 160, 0): classically.labels == side,
                              (0, 160, 255): after.labels == side}  # fmt: skip
