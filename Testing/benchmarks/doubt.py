@@ -2,16 +2,19 @@
 
     python Testing/benchmarks/doubt.py LIST --root DATA --scans NAME ... [--methods normnet opacitynet]
         [--store opacitynet=FOLDER] [--plantings 2] [--first 0] [--set opacitynet.LESION_PROBABILITY=0.3]
-        [--networks opacitynet=1]
+        [--networks opacitynet=1] [--equal 0.5 1.0 2.0]
 
 LIST is a list of scans as for training; NAMES are those that the methods have not seen. Prints the Dice of each kind
 and size of the phantom's lesions, what is marked in the untouched scans, and how often voxels of a score are lesion.
 The lungs are those of the untouched scan, so that what is measured is the method alone. `--set` gives a constant of a
 method's file another value, and `--networks` lets some of its networks vote alone: that is how ablations are made.
+`--equal` compares methods that differ in how much they mark: each at the threshold of its score that marks this share
+(in %) of the untouched scan.
 """
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,8 +33,9 @@ BINS = np.linspace(0.0, 1.0, 6)
 class Row:
     """What one method came to."""
 
-    def __init__(self, model: base.Method) -> None:
+    def __init__(self, model: base.Method, shares: Sequence[float]) -> None:
         self.model = model
+        self.equal: dict[float, list[planted.PlantedScore]] = {share: [] for share in shares}
         self.lesions: list[planted.PlantedScore] = []
         self.untouched: dict[str, float] = {}
         self.scores: list[np.ndarray] = []
@@ -55,14 +59,19 @@ def judge(listed: ListedScan, rows: list[Row], plantings: range) -> None:
     for first, last in listed.exclude:
         free[first : last + 1] = False
     healthy = inside & free[:, None, None]
+    thresholds: list[np.ndarray] = []
     for row in rows:
-        lesion = row.model.predict(scan, lungs, compute, silent).lesion > 0
-        row.untouched[listed.name] = 100 * float((lesion & healthy).sum() / healthy.sum())
+        found = row.model.predict(scan, lungs, compute, silent)
+        row.untouched[listed.name] = 100 * float(((found.lesion > 0) & healthy).sum() / healthy.sum())
+        thresholds.append(np.quantile(found.score[healthy], [1 - share / 100 for share in row.equal]))
     for seed in plantings:
         known = planting.plant(scan, lungs.labels, free, seed)
-        for row in rows:
+        for row, limits in zip(rows, thresholds, strict=True):
             found = row.model.predict(known.scan, lungs, compute, silent)
-            row.lesions += planted.score(found.lesion, known)
+            own, *equal = planted.score_all([found.lesion, *(found.score > limit for limit in limits)], known)
+            row.lesions += own
+            for share, scores in zip(row.equal, equal, strict=True):
+                row.equal[share] += scores
             row.scores.append(found.score[healthy])
             row.truths.append(known.lesions[healthy] > 0)
 
@@ -84,6 +93,9 @@ def print_tables(rows: dict[str, Row], names: list[str]) -> None:
     print("| **all** |", " | ".join(f"{mean:.3f}" for mean in dice), "|")
     for name in names:
         print(f"| % of untouched {name} |", " | ".join(f"{row.untouched[name]:.2f}" for row in rows.values()), "|")
+    for share in next(iter(rows.values())).equal:
+        dice = [np.mean([one.dice for one in row.equal[share]]) for row in rows.values()]
+        print(f"| all, where {share} % is marked |", " | ".join(f"{mean:.3f}" for mean in dice), "|")
     for low, high in pairwise(BINS):
         cells = []
         for row in rows.values():
@@ -103,6 +115,7 @@ def main() -> None:
     parser.add_argument("--store", action="append", default=[], metavar="METHOD=FOLDER")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD.CONSTANT=VALUE")
     parser.add_argument("--networks", action="append", default=[], metavar="METHOD=PLACE,...")
+    parser.add_argument("--equal", nargs="+", type=float, default=[], metavar="PERCENT")
     parser.add_argument("--plantings", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="seed of the first planting; the others follow")
     arguments = parser.parse_args()
@@ -111,7 +124,7 @@ def main() -> None:
         method, _, name = constant.partition(".")
         module = importlib.import_module(f"LabelFreeCovidSegLib.methods.{method}")
         setattr(module, name, type(getattr(module, name))(value))
-    rows = {name: Row(load(name, stores)) for name in arguments.methods}
+    rows = {name: Row(load(name, stores), arguments.equal) for name in arguments.methods}
     for name, places in (each.split("=", 1) for each in arguments.networks):
         model = rows[name].model
         model.networks = tuple(model.networks[int(place)] for place in places.split(","))

@@ -42,7 +42,6 @@ LOWEST = 0.5
 REAL_SHARE = 0.5
 """Of ill slabs that are of patients; the others are healthy ones with synthetic lesions."""
 
-
 Box = tuple[slice, ...]
 """Rows and columns."""
 
@@ -194,18 +193,16 @@ def slab_blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray
     scan = read(listed.path)
     # Not the lung network: a network must not learn from what another one made of these scans.
     lungs = find_lungs(scan, "classical")
+    crop: Frame | ChestCrop
     if preset.domain == CLAHE256:
-        chest = ChestCrop.of(scan, lungs.labels, preset.spacing_mm, whole=True)
-        first, hu, sides = chest.box[0].start, chest.hu(scan), chest.labels(lungs.labels)
-        step_mm = preset.slice_mm
+        crop = ChestCrop.of(scan, lungs.labels, preset.spacing_mm, whole=True)
+        hu, sides = crop.hu(scan), crop.labels(lungs.labels)
         _, *plane = bounding_box(sides > 0, (0, 0, 0))
         kept = {"box": np.array([(axis.start, axis.stop) for axis in plane])}
     else:
-        frame = Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
-        first, hu, sides = frame.box[0].start, cached(frame.hu), frame.sides
-        step_mm = frame.grid.spacing_mm[0]
-        kept = {}
+        crop = Frame.of(scan, lungs, preset.slice_mm, preset.canvas)
+        hu, sides, kept = cached(crop.hu), crop.sides, {}
     sides = np.where(np.isin(sides, SIDES[listed.lungs]), sides, 0).astype(np.uint8)
-    parts = free_slices(listed, scan, first, len(sides), step_mm)
+    parts = free_slices(listed, scan, crop.box[0].start, len(sides), crop.grid.spacing_mm[0])
     kind = "ill" if listed.covid else "healthy"
     return [{"hu": hu[part], kind: sides[part], **kept} for part in parts if sides[part].any()]
