@@ -7,7 +7,7 @@ A method needs its weights. The figure is composed of the method's own public fu
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib
@@ -18,13 +18,14 @@ import numpy as np
 from LabelFreeCovidSegLib import device, read
 from LabelFreeCovidSegLib.inference import predict_tiles
 from LabelFreeCovidSegLib.lungs import LungMask, find_lungs
-from LabelFreeCovidSegLib.methods import base, cyclegan, gan3d, normnet
+from LabelFreeCovidSegLib.methods import base, cyclegan, gan3d, normnet, opacitynet
 from LabelFreeCovidSegLib.methods.slices import LungSlices
 from LabelFreeCovidSegLib.postprocess import box_mean
 from LabelFreeCovidSegLib.progress import silent
 from LabelFreeCovidSegLib.quantify import CONSOLIDATION, GROUND_GLASS
 from LabelFreeCovidSegLib.scan import Grid, Scan, bounding_box, resample
 from matplotlib import pyplot
+from torch import Tensor, nn
 
 Stages = dict[str, np.ndarray]
 """Title -> (k, j, i) on the method's working grid: bool is drawn over the first of the float ones, as an outline."""
@@ -54,6 +55,38 @@ def normnet_stages(method: normnet.NormNet, scan: Scan, lungs: LungMask) -> tupl
         "Recognised as healthy": healthy.astype(np.float32),
         "Seeds: much is bright and not recognised": seeds & work.lung,
         "Lesions": normnet.outline(work.intensity, probabilities, work.lung, spacing, growing),
+    }, work.grid
+
+
+class HealthyLast(nn.Module):
+    """An OpacityNet whose last class, which is what `predict_tiles` gives, is bright healthy tissue."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return self.network(tiles)[:, [0, opacitynet.OPACITY, opacitynet.BRIGHT_HEALTHY]]
+
+
+def opacitynet_stages(method: opacitynet.OpacityNet, scan: Scan, lungs: LungMask) -> tuple[Stages, Grid]:
+    """What the networks say to both questions, and how the outline is made of it."""
+    work = normnet.Working.of(scan, lungs, method.preset.spacing_mm)
+    image = opacitynet.window(work.hu) * work.lung
+
+    def mean(networks: Iterable[nn.Module]) -> np.ndarray:
+        found = [predict_tiles(network, image, work.lung, method.preset.crop, COMPUTE) for network in networks]
+        return np.mean(found, axis=0) * work.lung
+
+    probability = mean(method.networks)
+    judged = opacitynet.outlined(probability, work.hu, work.lung, work.grid.spacing_mm)
+    return {
+        "CT, -1000 to 200 HU": opacitynet.window(work.hu),
+        "Lungs": work.lung,
+        "Bright and healthy": mean(map(HealthyLast, method.networks)),
+        "Lesion": probability,
+        "Lesion, from 0.15 on": probability > opacitynet.LESION_PROBABILITY,
+        "Sharp, thick, large, without gaps": judged > opacitynet.LESION_PROBABILITY,
     }, work.grid
 
 
@@ -99,6 +132,7 @@ def gan3d_stages(method: gan3d.Gan3D, scan: Scan, lungs: LungMask) -> tuple[Stag
 
 
 STAGES: dict[str, Callable[..., tuple[Stages, Grid]]] = {
+    "opacitynet": opacitynet_stages,
     "normnet": normnet_stages,
     "cyclegan": cyclegan_stages,
     "gan3d": gan3d_stages,
@@ -157,7 +191,7 @@ def main() -> None:
     stages, grid = STAGES.get(arguments.method, other_stages)(base.load(arguments.method), scan, lungs)
     k = arguments.slice
     if k is None:
-        k = int(np.count_nonzero(stages["Lesions"], axis=(1, 2)).argmax())
+        k = int(np.count_nonzero(list(stages.values())[-1], axis=(1, 2)).argmax())
     draw(stages, grid, stages["Lungs"], k, arguments.picture)
     print(f"Slice {k} of {grid.shape[0]}: {arguments.picture}")
 
