@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from LabelFreeCovidSegLib import anchors, pipeline
 from LabelFreeCovidSegLib.device import Compute
@@ -18,11 +19,13 @@ from LabelFreeCovidSegLib.lungs import LungMask, find_in_picture
 from LabelFreeCovidSegLib.lungs.base import LEFT, RIGHT
 from LabelFreeCovidSegLib.methods import base
 from LabelFreeCovidSegLib.methods.base import Prediction
+from LabelFreeCovidSegLib.postprocess import NEIGHBOURS
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import Scan
 
 DONE, WITHOUT_LUNGS, NOT_CALIBRATED = "done", "no lungs", "not calibrated"
 """States of a picture."""
+FOUND = "found in the picture"
 SLICE_MM = 1.5
 """Distance of the slices when a picture is shown as a stack of itself."""
 APART_MM = 3.0
@@ -147,7 +150,7 @@ def _look(upright: Scan, lungs: np.ndarray | None, pixel_mm: float | None, equal
     given = lungs is not None
     found, doubts = find_in_picture(upright.hu[0]) if lungs is None else (lungs.astype(np.float32), ())
     certainty, lungs = found[None], found > 0
-    guessed: dict[str, Any] = {"lungs": "given" if given else "found in the picture"}
+    guessed: dict[str, Any] = {"lungs": "given" if given else FOUND}
     shown = replace(upright, hu=anchors.of_equalised(upright.hu))
     if not lungs.any():
         if not given:
@@ -185,12 +188,14 @@ def _of_one_size(every: Sequence[Outlined]) -> list[Outlined]:
 
 
 def _stacked(seen: Sequence[Outlined], apart_mm: float) -> tuple[Scan, LungMask]:
-    """Pictures of one size and their lungs, one upon another."""
+    """Pictures of one size and their lungs, one upon another; how certain lung is, neighbours have a say in."""
     first = seen[0]
     its = first.scan.grid
     grid = replace(its, size=(*its.size[:2], len(seen)), spacing=(*its.spacing[:2], apart_mm))
     scan = Scan(np.concatenate([one.scan.hu for one in seen]), grid, grid, first.scan.name)
     lungs, certainty = (np.concatenate([getattr(one, name) for one in seen]) for name in ("lungs", "certainty"))
+    if first.guessed["lungs"] == FOUND:
+        certainty = ndimage.correlate1d(certainty, NEIGHBOURS, axis=0, mode="nearest") * (lungs > 0)
     return scan, LungMask(lungs, first.guessed["lungs"], certainty=certainty)
 
 

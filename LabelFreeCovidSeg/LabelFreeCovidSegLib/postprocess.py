@@ -9,6 +9,10 @@ from LabelFreeCovidSegLib.scan import bounding_box
 
 Lengths = tuple[float, float, float]
 
+NEIGHBOURS = (0.25, 0.5, 0.25)
+"""Weights of the slice below, of a slice itself and of that above, where slices are seen one by one: what only one of
+them shows is seldom there."""
+
 
 def box_mean(volume: np.ndarray, width_mm: Lengths, spacing_mm: Lengths) -> np.ndarray:
     """Mean over a box of `width_mm` around each voxel; beyond the volume there is 0.

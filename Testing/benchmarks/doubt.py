@@ -122,8 +122,9 @@ def main() -> None:
     stores = {name: Path(folder) for name, folder in (each.split("=", 1) for each in arguments.store)}
     for constant, value in (each.split("=", 1) for each in arguments.set):
         method, _, name = constant.partition(".")
-        module = importlib.import_module(f"LabelFreeCovidSegLib.methods.{method}")
-        setattr(module, name, type(getattr(module, name))(value))
+        module = importlib.import_module(base.everything()[method])
+        assert isinstance(getattr(module, name), float), f"{constant} is no number"
+        setattr(module, name, float(value))
     rows = {name: Row(load(name, stores), arguments.equal) for name in arguments.methods}
     for name, places in (each.split("=", 1) for each in arguments.networks):
         model = rows[name].model

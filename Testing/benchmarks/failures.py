@@ -2,8 +2,8 @@
 
     python Testing/benchmarks/failures.py failures.png [--method opacitynet] [--seeds 0 1 2]
 
-What is shown is chosen by the numbers alone: of each phantom, the lesions with the lowest Dice, and the largest pieces
-farther than 8 mm from any lesion. Green is the truth, orange what was found. matplotlib comes with VTK.
+What is shown is chosen by the numbers alone: of all phantoms together, the lesions with the lowest Dice, and the
+largest pieces farther than 8 mm from any lesion. Green is the truth, orange what was found. matplotlib comes with VTK.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """How the lung finders do on real scans: against each other, against contours, and with a fifth of a lung consolidated.
 
     python Testing/benchmarks/lungs.py SCAN ... [--store MODELS] [--contours FOLDER ...] [--sheet SHEET.png]
-        [--places back flank base mediastinum dome] [--share 0.2]
+        [--places back flank base front mediastinum dome] [--share 0.2]
 
 SCAN is a CT whose lungs hold air, so that the classical mask is right: Dice with it of the finder, and of what the
 network alone calls lung on its own grid; then of both finders after a ball of soft tissue at the pleura has replaced
@@ -25,8 +25,8 @@ from scipy import ndimage
 
 SIDES = {"right": 1, "left": 2}
 SHARE = 0.2
-PLACES = ("back", "flank", "base")
-"""Where the pleura is reached; besides, the mediastinum, and the top of the diaphragm's dome."""
+PLACES = ("back", "flank", "base", "front", "mediastinum", "dome")
+"""Where on the pleura; the dome is the floor of the lung's middle."""
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -39,7 +39,7 @@ def consolidated(scan: Scan, lungs: np.ndarray, side: int, place: str, share_of_
     lung = lungs == side
     k, j, i = np.nonzero(lung)
     outward = i if side == 2 else -i
-    row = {"back": j, "flank": outward, "mediastinum": -outward, "base": -k, "dome": -k}[place]
+    row = {"back": j, "flank": outward, "front": -j, "mediastinum": -outward, "base": -k, "dome": -k}[place]
     central = [np.abs(axis - np.median(axis)) < 0.1 * np.ptp(axis) for axis in (k, j, i)]
     middle = {"base": central[1], "dome": central[1] & central[2]}.get(place, central[0])
     foot = np.flatnonzero(middle)[np.argmax(row[middle])]
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("scans", nargs="*", type=Path)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--contours", nargs="*", type=Path, default=[])
-    parser.add_argument("--places", nargs="+", default=PLACES)
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=PLACES[:3])
     parser.add_argument("--share", type=float, default=SHARE)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--every", type=int, default=10)

@@ -28,7 +28,8 @@ from matplotlib import pyplot
 from torch import Tensor, nn
 
 Stages = dict[str, np.ndarray]
-"""Title -> (k, j, i) on the method's working grid: bool is drawn over the first of the float ones, as an outline."""
+"""Title -> (k, j, i) on the method's working grid: bool is drawn over the first of the float ones, as an outline. The
+last is the lesions."""
 
 COLUMNS = 3
 MARGIN_MM = 10.0
@@ -85,7 +86,7 @@ def opacitynet_stages(method: opacitynet.OpacityNet, scan: Scan, lungs: LungMask
         "Lungs": work.lung,
         "Bright and healthy": mean(map(HealthyLast, method.networks)),
         "Lesion": probability,
-        "Lesion, from 0.15 on": probability > opacitynet.LESION_PROBABILITY,
+        f"Lesion, from {opacitynet.LESION_PROBABILITY} on": probability > opacitynet.LESION_PROBABILITY,
         "Sharp, thick, large, without gaps": judged > opacitynet.LESION_PROBABILITY,
     }, work.grid
 

@@ -146,7 +146,7 @@ def test_what_is_added_reaches_the_ribs_or_lies_on_the_diaphragm():
     lungs[:, 5:25, 5:35], lungs[:, 5:25, 45:75] = 1, 2
     hu = np.full(lungs.shape, -850.0, np.float32)
     hu[:, 10:20, [1, 2, 77, 78]] = 600.0  # ribs beside the lungs
-    at_ribs, in_between, on_diaphragm = np.s_[20:26, 12:18, 7:12], np.s_[20:26, 12:18, 28:34], np.s_[0:6, 12:18, 54:60]
+    at_ribs, in_between, on_diaphragm = np.s_[20:32, 9:21, 6:16], np.s_[20:32, 9:21, 24:34], np.s_[0:12, 9:21, 54:66]
     for where in (at_ribs, in_between, on_diaphragm):
         hu[where], added[where], lungs[where] = 45.0, True, 0
     coarse = Coarse(hu, lungs, lungs > 0, lungs > 9, (1, 1, 1), (2.0, 2.0, 2.0))
@@ -154,6 +154,11 @@ def test_what_is_added_reaches_the_ribs_or_lies_on_the_diaphragm():
     assert kept[at_ribs].all()
     assert kept[on_diaphragm].all()
     assert not kept[in_between].any()
+    seen = np.where(added, np.where(np.arange(80) < 40, 1, 2), lungs).astype(np.uint8)
+    made = lungnet.corrected(coarse, lungnet.Seen(seen, np.zeros(added.shape, bool), added))
+    np.testing.assert_array_equal(made, np.where(kept | (lungs > 0), seen, 0))
+    hu[:, 10:20, [1, 2, 77, 78]] = 45.0  # a field of view without ribs
+    assert lungnet.anchored(added, coarse).sum() == added.sum()
 
 
 def test_what_is_left_of_a_lungs_air_may_be_bowel_and_does_not_count():

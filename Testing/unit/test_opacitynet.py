@@ -143,11 +143,14 @@ def test_a_sample_is_decided_by_its_seed_and_names_every_voxel():
 
 def test_without_a_class_of_its_own_bright_healthy_tissue_is_part_of_the_rest():
     one, other = trainee(), trainee(preset=replace(TINY, names_healthy=False))
+    named = 0
     for seed in range(12):
         both, alone = (each.sample(np.random.SeedSequence(seed), 0.0) for each in (one, other))
         np.testing.assert_array_equal(alone["image"], both["image"])
         np.testing.assert_array_equal(alone["target"] == OPACITY, both["target"] == OPACITY)
         assert not (alone["target"] == BRIGHT_HEALTHY).any()
+        named += np.count_nonzero(both["target"] == BRIGHT_HEALTHY)
+    assert named
 
 
 def test_a_vessel_in_a_lesion_is_lesion_and_elsewhere_bright_and_healthy(monkeypatch):
@@ -187,7 +190,7 @@ def test_what_is_thin_is_outlined_only_beside_what_is_thick():
     probability[5:15, 10:20, 10:20] = 0.9  # 10 mm thick
     probability[10:12, 15:17, 20:36] = 0.9  # a vessel of 2 mm on its way to it
     probability[20:22, 5:35, 5:35] = 0.9  # a sheet of 2 mm, 1.8 mL
-    found = outline(probability, (1.0, 1.0, 1.0))
+    found = outline(probability, (1.0, 1.0, 1.0), LESION_PROBABILITY)
     assert found[5:15, 10:20, 10:20].all()
     assert not found[20:22].any()
     assert found[10, 15, 20]
@@ -217,7 +220,7 @@ def test_what_is_likely_and_large_enough_is_outlined():
     probability[5:10, 5:10, 5:10] = 0.9  # 188 mm3
     probability[5:7, 20:23, 20:23] = 0.9  # 27 mm3
     probability[12:18, 20:30, 20:30] = LESION_PROBABILITY
-    found = outline(probability, MM)
+    found = outline(probability, MM, LESION_PROBABILITY)
     assert found.sum() == 125
     assert found[5:10, 5:10, 5:10].all()
 

@@ -86,9 +86,9 @@ class Difference:
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Compare two methods case by case; cases where one is undefined don't count."""
     differences = _defined(np.subtract(ours, theirs))
-    if not differences.any():
-        return Difference(0.0, 0.0, 0.0, 1.0, differences.size)
     low, high = bootstrap((differences,), np.mean)
+    if not differences.any():
+        return Difference(0.0, low, high, 1.0, differences.size)
     return Difference(float(differences.mean()), low, high, float(stats.wilcoxon(differences).pvalue), differences.size)
 
 

@@ -46,8 +46,8 @@ ADDED_MM, DENIED_MM = 8.0, 4.0
 """Radius of the ball that must fit into what is added or taken out: what is thinner is the network's voxels and, where
 it is added, as often a rim of liver or of the aorta."""
 RIBS_MM = 12.0
-"""What is added comes so near to the ribs, or lies on the diaphragm. Of consolidation planted on the mediastinum, what
-was added did within 8 mm, as ribs begin beside the spine; the vessels of a hilum are 50 mm away."""
+"""What is added comes so near to the ribs, or lies on the diaphragm. Pieces added for consolidation that was planted at
+the mediastinum came within 8 mm, because ribs begin beside the spine; the vessels of a hilum are 50 mm away."""
 BRONCHI_MM = 3.0
 """What lies so near to air that is not lung is the wall of an airway."""
 TRUSTED_SHARE = 0.9
@@ -200,11 +200,15 @@ def corrected(coarse: Coarse, seen: Seen) -> np.ndarray:
 def anchored(added: np.ndarray, coarse: Coarse) -> np.ndarray:
     """The connected components of `added` that reach the ribs, or below most of which no lung lies; (k, j, i) bool.
 
-    In between, consolidation has lung on most sides and is found by `protrusions`, and what looks like it is a hilum.
+    In between, consolidation mostly has lung on its sides, so that `protrusions` finds it, and what looks like it is a
+    hilum. Without ribs in view nothing can be told, and all is kept.
     """
     if not added.any():
         return added
-    near_ribs = distance(chestwall.rib_cage(coarse.hu, coarse.lungs > 0, coarse.spacing), coarse.spacing) <= RIBS_MM
+    ribs = chestwall.rib_cage(coarse.hu, coarse.lungs > 0, coarse.spacing)
+    if not ribs.any():
+        return added
+    near_ribs = distance(ribs, coarse.spacing) <= RIBS_MM
     lung_beneath = np.logical_or.accumulate(coarse.lungs > 0, axis=0)
     pieces, count = ndimage.label(added)
     kept = np.zeros(count + 1, dtype=bool)

@@ -139,7 +139,7 @@ TABLE5 = (0.1, 0.15, 0.25, 0.3)
 """Thresholds that the paper tried beside 0.2."""
 PRESETS = {
     preset.name: preset
-    for full in (_PAPER, _SMALL, _EQUALISED)
+    for full in (_PAPER, _SMALL)
     for preset in (
         full,
         replace(full, name=f"{full.name}-no-contrast", contrast=False),
@@ -149,6 +149,7 @@ PRESETS = {
         replace(full, name=f"{full.name}-threshold-relative", threshold=Threshold(relative=True)),
     )
 }  # fmt: skip
+PRESETS[_EQUALISED.name] = _EQUALISED
 
 
 def window(hu: np.ndarray) -> np.ndarray:

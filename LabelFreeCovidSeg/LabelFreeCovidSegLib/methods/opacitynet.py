@@ -115,7 +115,7 @@ def window(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.nda
     return windowed(hu, window_hu)
 
 
-def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float = LESION_PROBABILITY) -> np.ndarray:
+def outline(probability: np.ndarray, spacing_mm: Lengths, threshold: float) -> np.ndarray:
     """Lesions (k, j, i) bool of a probability (k, j, i) float32: what is likely, thick and large enough."""
     from LabelFreeCovidSegLib.lungs.morphology import dilation, erosion
 
@@ -164,7 +164,7 @@ def outlined(probability: np.ndarray, hu: np.ndarray, lung: np.ndarray, spacing_
         return made
     box = bounding_box(likely, tuple(math.ceil(REACH_MM / mm) for mm in spacing_mm))
     judged = sharpened(probability[box], hu[box], spacing_mm)
-    kept = outline(judged, spacing_mm)
+    kept = outline(judged, spacing_mm, LESION_PROBABILITY)
     # Closing takes what lies beyond the array for unknown; here no lesion does.
     room = [math.ceil(2 * GAP_MM / mm) for mm in spacing_mm]
     inner = tuple(slice(n, -n) for n in room)

@@ -24,7 +24,7 @@ from LabelFreeCovidSegLib.methods.base import HU, Card, Prediction
 from LabelFreeCovidSegLib.methods.normnet import Calibration
 from LabelFreeCovidSegLib.methods.opacitynet import CLASSES, OPACITY, WINDOW_HU, window
 from LabelFreeCovidSegLib.methods.slices import LungSlices
-from LabelFreeCovidSegLib.postprocess import Lengths
+from LabelFreeCovidSegLib.postprocess import NEIGHBOURS, Lengths
 from LabelFreeCovidSegLib.progress import Progress, part, silent
 from LabelFreeCovidSegLib.scan import Scan, bounding_box
 
@@ -50,9 +50,6 @@ SLICES = 16
 ADAPTED = 1 / 3
 """Share of the statistics of what a network is about to see in those that it normalises with: a round number. That
 adapting helps with patients' pictures was seen on the development sets; synthetic lesions show nothing of it."""
-NEIGHBOURS = (0.25, 0.5, 0.25)
-"""Weights of the slice below, of a slice itself and of that above, where these are lung: what only one of them shows is
-seldom a lesion."""
 
 
 @dataclass(frozen=True)

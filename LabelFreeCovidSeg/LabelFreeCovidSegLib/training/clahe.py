@@ -6,9 +6,9 @@ equalisation (Zuiderveld, Graphics Gems IV, 1994) as OpenCV has it.
 
 A method that works on slices learns from such pictures if its preset's `domain` is "clahe256". Its cache then holds
 whole slices, because the range and the tiles are those of the whole picture; lesions are planted into these in
-Hounsfield units, and then they take the way of `seen`. They differ from slices straight from the scanner in this: what
-lies outside the scan circle is air, as everywhere in this project, where it would set the range; what is brighter than
-`BRIGHTEST_HU` is cut off; and they went through the working grid, so that their noise is smoother.
+Hounsfield units, and then they take the way of `seen` or `stretched`. They differ from slices straight from the scanner
+in this: what lies outside the scan circle is air, as everywhere in this project, where it would set the range; what is
+brighter than `BRIGHTEST_HU` is cut off; and they went through the working grid, so that their noise is smoother.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def trainee(preset: Preset, train: Sequence[Sequence[Arrays]], judge: Sequence[A
 
 
 def blocks(listed: ListedScan, preset: Preset) -> list[dict[str, np.ndarray]]:
-    """The lungs, stretched to the preset's canvas."""
+    """The lungs, stretched to the preset's canvas, or whole slices for equalised pictures."""
     return slab_blocks(listed, preset)
 
 
