@@ -1,77 +1,21 @@
 """A folder of pictures through the command's own function: masks as the file lies, and what was guessed beside them."""
 
-import contextlib
 import csv
-import itertools
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
-from LabelFreeCovidSegLib import cli, output, segment_slices
+from LabelFreeCovidSegLib import cli, segment_slices
 from LabelFreeCovidSegLib.console import Plain
-from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, OutputError, ScanError
+from LabelFreeCovidSegLib.errors import LabelFreeCovidSegError, LungError, ScanError
 from LabelFreeCovidSegLib.methods import base, cyclegan, uda
 from LabelFreeCovidSegLib.segment_slices import Choices
 from LabelFreeCovidSegLib.session import Session
 from scipy import ndimage
 from slice_pictures import PIXEL_MM, chest_slice, dice
-
-WINDOW = (-1350.0, 150.0)
-BRIGHT_HU = -650.0
-
-
-class Bright:
-    """A method that takes bright lung for lesion, and remembers what it was shown."""
-
-    weights = "bright 1.0"
-
-    def __init__(self, name="bright", picture_mm=0.0, domain=base.HU):
-        self.card = base.Card(name, name.title(), "", "", picture_mm=picture_mm, domain=domain)
-        self.shown = []
-
-    def predict(self, scan, lungs, compute, progress):
-        self.shown.append(scan)
-        lesion = ((scan.hu > BRIGHT_HU) & (lungs.labels > 0)).astype(np.uint8)
-        return base.Prediction(lesion, lesion.astype(np.float32), warnings=("Bright.",))
-
-
-def write(path, pixels):
-    path.parent.mkdir(exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(path))
-
-
-def read(path):
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
-@pytest.fixture
-def register(monkeypatch):
-    """Offers a method, as if its weights shipped."""
-
-    def offer(method):
-        module = type("Module", (), {"CARD": method.card, "load": staticmethod(lambda: method)})
-        monkeypatch.setitem(base.REGISTRY, method.card.name, method.card.name)
-        monkeypatch.setitem(__import__("sys").modules, method.card.name, module)
-        return method
-
-    return offer
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two slices of different sizes."""
-    write(tmp_path / "in" / "s2.png", chest_slice().window(*WINDOW))
-    write(tmp_path / "in" / "s10.png", chest_slice().cropped().window(*WINDOW))
-    return tmp_path / "in"
-
-
-def run(folder, out, method="bright", **choices):
-    return segment_slices.run(folder, out, Choices(method, device="cpu", **choices), Session(Plain()))
-
+from slice_runs import BRIGHT_HU, WINDOW, Bright, read, run, write
 
 # What is written
 
@@ -383,133 +327,6 @@ def test_the_ending_of_a_mask_may_have_capitals(folder, tmp_path, register, endi
         write(tmp_path / "lungs" / f"{name}{ending}", np.where(chest.lung, 255, 0).astype(np.uint8))
     rows, _ = run(folder, tmp_path / "out", lungs=tmp_path / "lungs")
     assert [row["lungs"] for row in rows] == ["given", "given"]
-
-
-def test_an_unchanged_earlier_result_is_replaced(folder, tmp_path, register):
-    register(Bright())
-    run(folder, tmp_path / "out")
-    (folder / "s10.png").unlink()
-    run(folder, tmp_path / "out")
-    assert not (tmp_path / "out" / "lesions" / "s10.png").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(segment_slices.CONTENTS)
-
-
-def test_results_go_where_a_link_leads(folder, tmp_path, register):
-    register(Bright())
-    (tmp_path / "disk").mkdir()
-    for place in ("there", "not yet there"):
-        (tmp_path / place).symlink_to(tmp_path / "disk" / place)
-    (tmp_path / "disk" / "there").mkdir()
-    for place in ("there", "not yet there", "there"):
-        run(folder, tmp_path / place)
-        assert (tmp_path / place).is_symlink()
-        assert (tmp_path / "disk" / place / "result.json").is_file()
-    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["not yet there", "there"]
-
-
-class Killed(BaseException):
-    """Nothing is undone: a process that is killed does nothing any more."""
-
-
-@pytest.mark.parametrize("moves", [0, 4, 5, 6, 9, 10])  # of ten, the first five of which go out
-def test_after_a_kill_between_two_renamings_the_next_run_finds_a_whole_result(
-    folder, tmp_path, register, monkeypatch, moves
-):
-    register(Bright())
-    out, rename, calls = tmp_path / "out", os.replace, itertools.count()
-    run(folder, out)
-
-    def rename_or_die(source, target):
-        if next(calls) >= moves:
-            raise Killed
-        rename(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", rename_or_die)
-        patch.setattr(output, "discard", lambda staged: None)
-        with contextlib.suppress(Killed):
-            run(folder, out, pixel_mm=0.8)
-    run(folder, out)
-    assert {path.name for path in out.iterdir()} == set(segment_slices.CONTENTS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_what_a_look_at_a_result_leaves_there_is_nobodys_work(folder, tmp_path, register, name):
-    register(Bright())
-    run(folder, tmp_path / "out")
-    for place in (tmp_path / "out", tmp_path / "out" / "lesions"):
-        (place / name).touch()
-    (folder / "s10.png").unlink()
-    run(folder, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out" / "lesions").iterdir()] == ["s2.png"]
-
-
-@pytest.mark.parametrize("name", ["lesions/s2.png", "lungs/notes.txt", "lungs/.notes", "slices.csv"])
-def test_a_result_that_someone_has_worked_on_is_never_replaced(folder, tmp_path, register, name):
-    register(Bright())
-    run(folder, tmp_path / "out")
-    (tmp_path / "out" / name).write_text("mine")
-    with pytest.raises(OutputError, match="changed or added since"):
-        run(folder, tmp_path / "out")
-    assert (tmp_path / "out" / name).read_text() == "mine"
-
-
-@pytest.mark.parametrize("missing", ["source", "source_sha256", "files"])
-def test_numbers_that_lack_what_is_read_of_them_are_not_this_programs(folder, tmp_path, register, missing):
-    register(Bright())
-    path = tmp_path / "out" / "result.json"
-    path.parent.mkdir()
-    numbers = {"schema": segment_slices.SCHEMA, "source": "in", "source_sha256": {}, "files": {}}
-    del numbers[missing]
-    path.write_text(json.dumps(numbers))
-    with pytest.raises(OutputError, match="not an earlier result"):
-        run(folder, tmp_path / "out")
-
-
-def test_other_files_beside_a_result_are_not_touched(folder, tmp_path, register):
-    register(Bright())
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("mine")
-    run(folder, tmp_path / "out")
-    run(folder, tmp_path / "out")
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
-
-
-def test_other_folders_are_never_replaced(folder, tmp_path, register):
-    register(Bright())
-    run(folder, tmp_path / "out")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "lungs").touch()
-    with pytest.raises(OutputError, match="not an earlier result"):
-        run(folder, tmp_path / "mine")
-    for name in ("s2.png", "s10.png"):  # another patient's, at the same path
-        write(folder / name, read(folder / name)[:, ::-1])
-    with pytest.raises(OutputError, match="results of other pictures, 'in'"):
-        run(folder, tmp_path / "out")
-
-
-def test_pictures_that_were_moved_are_the_same(folder, tmp_path, register):
-    register(Bright())
-    run(folder, tmp_path / "out")
-    run(folder.rename(tmp_path / "moved"), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["source"] == "moved"
-
-
-@pytest.mark.parametrize("place", [".", "results"])
-def test_results_never_lie_among_the_pictures(folder, register, place):
-    register(Bright())
-    with pytest.raises(OutputError, match="among the pictures"):
-        run(folder, folder / place)
-
-
-def test_a_fault_leaves_nothing(folder, tmp_path, register, monkeypatch):
-    method = register(Bright())
-    monkeypatch.setattr(method, "predict", lambda *given: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(folder, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 # The command line
