@@ -26,6 +26,7 @@ from LabelFreeCovidSegLib.scan import Scan
 DONE, WITHOUT_LUNGS, NOT_CALIBRATED = "done", "no lungs", "not calibrated"
 """States of a picture."""
 FOUND = "found in the picture"
+"""Where lungs come from unless they were given; only then can they be uncertain."""
 SLICE_MM = 1.5
 """Distance of the slices when a picture is shown as a stack of itself."""
 APART_MM = 3.0
